@@ -8,8 +8,8 @@
 
 namespace fa4 {
 
-/// Blocks [first, last) that a tile visits; of these, [full_first, full_last) are visible to every row
-/// of the tile and lie within the sequence, so they need no mask. All are block indices.
+/// Blocks [first, last) that a tile visits; of these, [full_first, full_last) are visible to every
+/// row of the tile and lie within the sequence, so they need no mask. All are block indices.
 struct BlockRange {
   int32_t first;
   int32_t last;
@@ -24,15 +24,15 @@ struct BlockRange {
 
 namespace detail {
 
-/// Blocks that touch the union `any` of the rows' intervals; full where they lie in the intersection `all`.
+/// Blocks that touch the union `any` of the rows' intervals; full where they lie in the
+/// intersection `all`.
 FA4_HD constexpr BlockRange block_range(Interval any, Interval all, int32_t block_size) {
   if (any.empty()) return {0, 0, 0, 0};
   BlockRange range{};
   range.first = any.first / block_size;
   range.last = (any.last - 1) / block_size + 1;
-  range.full_first = all.empty() ? range.last
-                                 : static_cast<int32_t>(
-                                       ceil_div<int64_t>(all.first, block_size));
+  range.full_first =
+      all.empty() ? range.last : static_cast<int32_t>(ceil_div<int64_t>(all.first, block_size));
   range.full_last = all.empty() ? range.last : all.last / block_size;
   range.full_first = clamp_to(range.full_first, range.first, range.last);
   range.full_last = clamp_to(range.full_last, range.full_first, range.last);
@@ -42,8 +42,9 @@ FA4_HD constexpr BlockRange block_range(Interval any, Interval all, int32_t bloc
 }  // namespace detail
 
 /// KV blocks of `block_size` keys for the query rows [row_first, row_last) of one sequence.
-/// Rows at or past seqlen_q do not count. Both interval ends move monotonically with the row, so the
-/// first and the last row bound all rows between them. Empty (first == last) when no row sees a key.
+/// Rows at or past seqlen_q do not count. Both interval ends move monotonically with the row, so
+/// the first and the last row bound all rows between them. Empty (first == last) when no row sees
+/// a key.
 FA4_HD constexpr BlockRange kv_range(int32_t row_first, int32_t row_last, int32_t block_size,
                                      int32_t seqlen_q, int32_t seqlen_k, Window window) {
   row_last = min_of(row_last, seqlen_q);

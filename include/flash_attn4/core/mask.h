@@ -26,8 +26,8 @@ struct Window {
   FA4_HD constexpr bool bounded() const { return left != kUnbounded || right != kUnbounded; }
 };
 
-/// Window of a call. Causal attention never looks right; values beyond 2^31 - 1 are clamped, which no
-/// sequence can tell from the exact value.
+/// Window of a call. Causal attention never looks right; values beyond 2^31 - 1 are clamped, which
+/// no sequence can tell from the exact value.
 FA4_HD constexpr Window make_window(bool causal, int64_t left, int64_t right) {
   constexpr int64_t kMax = INT32_MAX;
   if (causal) right = 0;

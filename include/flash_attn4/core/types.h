@@ -13,7 +13,9 @@ namespace fa4 {
 
 enum class DType : uint8_t { kFloat32, kFloat16, kBFloat16 };
 
-FA4_HD constexpr int dtype_bytes(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+FA4_HD constexpr int dtype_bytes(DType dtype) {
+  return dtype == DType::kFloat32 ? 4 : 2;
+}
 
 constexpr const char* dtype_name(DType dtype) {
   return dtype == DType::kFloat32 ? "float32" : dtype == DType::kFloat16 ? "float16" : "bfloat16";
