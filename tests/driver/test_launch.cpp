@@ -1,0 +1,106 @@
+// Loading and launching through the table.
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "csrc/driver/launch.h"
+#include "tests/driver/fake_driver.h"
+
+namespace fa4::driver::test {
+
+namespace {
+
+// An image is identified by its address; each test uses one of its own, as loaded kernels are kept.
+Image image_at(const unsigned char* bytes) {
+  return {bytes, bytes + 4, bytes, bytes + 4};
+}
+
+Launch small_launch(const int* args) {
+  Launch request;
+  request.grid = {3, 2, 1};
+  request.threads = 128;
+  request.args = args;
+  return request;
+}
+
+}  // namespace
+
+TEST(Launch, LoadsOnceAndPassesTheConfiguration) {
+  FakeDriver fake;
+  static const unsigned char bytes[4] = {};
+  const int args = 42;
+  state.args_bytes = sizeof args;
+  int stream = 0;
+  Launch request = small_launch(&args);
+  request.stream = &stream;
+  request.device = 1;
+  ASSERT_TRUE(launch("kernel", image_at(bytes), request).ok());
+  ASSERT_TRUE(launch("kernel", image_at(bytes), request).ok());
+  EXPECT_EQ(state.loads, 1);
+  EXPECT_EQ(state.kernels, std::vector<std::string>{"kernel"});
+  ASSERT_EQ(state.launches.size(), 2u);
+  EXPECT_EQ(state.launches[0].gridDimX, 3u);
+  EXPECT_EQ(state.launches[0].gridDimY, 2u);
+  EXPECT_EQ(state.launches[0].blockDimX, 128u);
+  EXPECT_EQ(state.launches[0].hStream, reinterpret_cast<CUstream>(&stream));
+  EXPECT_EQ(state.launch_contexts[0], context(1));
+  EXPECT_TRUE(state.shared_bytes.empty()) << "48 KiB and less need no attribute";
+  EXPECT_EQ(*reinterpret_cast<const int*>(state.args.data()), 42);
+}
+
+TEST(Launch, LargeSharedMemoryIsAskedFor) {
+  FakeDriver fake;
+  static const unsigned char bytes[4] = {};
+  const int args = 0;
+  Launch request = small_launch(&args);
+  request.shared_bytes = 200 * 1024;
+  ASSERT_TRUE(launch("kernel", image_at(bytes), request).ok());
+  EXPECT_EQ(state.shared_bytes, std::vector<int>{200 * 1024});
+  EXPECT_EQ(state.launches[0].sharedMemBytes, 200u * 1024u);
+}
+
+TEST(Launch, OldDriverIsNamedWithBothVersions) {
+  FakeDriver fake;
+  static const unsigned char bytes[4] = {};
+  state.load_result = CUDA_ERROR_NO_BINARY_FOR_GPU;
+  state.driver_version = 12040;
+  const int args = 0;
+  const Status status = launch("kernel", image_at(bytes), small_launch(&args));
+  EXPECT_EQ(status.code, Code::kRuntime);
+  EXPECT_NE(status.message.find("needs a driver for CUDA 13.0 (R580 or newer), found CUDA 12.4"),
+            std::string::npos)
+      << status.message;
+  state.load_result = CUDA_SUCCESS;
+  EXPECT_TRUE(launch("kernel", image_at(bytes), small_launch(&args)).ok())
+      << "a failed load is retried";
+}
+
+TEST(Launch, FailureNamesTheKernelAndTheDriversError) {
+  FakeDriver fake;
+  static const unsigned char bytes[4] = {};
+  state.launch_result = CUDA_ERROR_INVALID_VALUE;
+  const int args = 0;
+  const Status status = launch("some_kernel", image_at(bytes), small_launch(&args));
+  EXPECT_EQ(status.code, Code::kRuntime);
+  EXPECT_EQ(status.message, "launch of some_kernel: CUDA_ERROR_FAKE (fake text)");
+}
+
+TEST(Launch, ManyThreadsLoadOnce) {
+  FakeDriver fake;
+  static const unsigned char bytes[4] = {};
+  state.current = context(0);
+  state.launch_result = CUDA_ERROR_INVALID_VALUE;  // launches are not recorded concurrently
+  fake.table.cuLaunchKernelEx = [](const CUlaunchConfig*, CUfunction, void**, void**) {
+    return CUDA_SUCCESS;
+  };
+  const int args = 0;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i) {
+    threads.emplace_back(
+        [&] { EXPECT_TRUE(launch("kernel", image_at(bytes), small_launch(&args)).ok()); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(state.loads, 1);
+}
+
+}  // namespace fa4::driver::test
