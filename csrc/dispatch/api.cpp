@@ -1,0 +1,58 @@
+// The C++ API: check, choose a kernel, run it.
+#include "csrc/cpu/backend.h"
+#include "csrc/dispatch/check.h"
+#include "csrc/dispatch/gpu.h"
+#include "csrc/dispatch/select.h"
+#include "flash_attn4/flash_attn4.h"
+
+namespace fa4 {
+
+namespace {
+
+/// The kernel for the call, after its checks.
+template <class Params>
+Status choose(const Params& params, const Context& context, const KernelRow** kernel) {
+  if (Status s = check(params); !s.ok()) return s;
+  Place place;
+  if (context.device.kind == Device::kCuda) {
+    gpu::DeviceFacts facts;
+    if (Status s = gpu::describe(context.device.ordinal, &facts); !s.ok()) return s;
+    place = {false, facts.major, facts.minor, facts.description};
+  }
+  return select_kernel(request_of(params), place, kernel);
+}
+
+/// A row of the list whose launcher is missing here: a defect of the build, not of the call.
+Status not_connected(const KernelRow& kernel) {
+  return Status::runtime(std::string(kernel.name) + ": is listed but not connected to a launcher");
+}
+
+}  // namespace
+
+Status fwd(const FwdParams& params, const Context& context) {
+  const KernelRow* kernel = nullptr;
+  if (Status s = choose(params, context, &kernel); !s.ok()) return s;
+  if (kernel->target == Target::kCpu) return cpu::fwd(params, context);
+  return not_connected(*kernel);
+}
+
+Status bwd(const BwdParams& params, const Context& context) {
+  const KernelRow* kernel = nullptr;
+  if (Status s = choose(params, context, &kernel); !s.ok()) return s;
+  if (kernel->target == Target::kCpu) return cpu::bwd(params, context);
+  return not_connected(*kernel);
+}
+
+Status combine(const CombineParams& params, const Context& context) {
+  const KernelRow* kernel = nullptr;
+  if (Status s = choose(params, context, &kernel); !s.ok()) return s;
+  if (params.batch * params.rows * params.heads == 0) return {};
+  if (kernel->target == Target::kCpu) return cpu::combine(params, context);
+  return gpu::combine(*kernel, params, context);
+}
+
+const char* version() {
+  return FA4_VERSION;
+}
+
+}  // namespace fa4

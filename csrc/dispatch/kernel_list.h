@@ -1,0 +1,66 @@
+// The kernels of this build as data. Rows are generated from kernel_list.py.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "csrc/driver/image.h"
+#include "flash_attn4/core/types.h"
+
+namespace fa4 {
+
+enum class Op : uint8_t { kFwd, kBwd, kCombine };
+enum class Target : uint8_t { kCpu, kSm90a, kSm100f };
+enum class Feature : uint8_t {
+  kGqa,
+  kCausal,
+  kWindow,
+  kSoftcap,
+  kSink,
+  kVarlen,
+  kSeqused,
+  kPaged,
+  kSplits,
+  kDlse,
+  kDeterministic,
+};
+constexpr int kNumFeatures = 11;
+
+constexpr uint32_t bit(DType dtype) {
+  return 1u << static_cast<int>(dtype);
+}
+constexpr uint32_t bit(Feature feature) {
+  return 1u << static_cast<int>(feature);
+}
+
+const char* op_name(Op op);
+const char* target_name(Target target);
+const char* feature_name(Feature feature);
+
+/// Inclusive range of a head dimension; all kernels want multiples of 8.
+struct DimRange {
+  int min;
+  int max;
+};
+
+struct KernelRow {
+  const char* name;
+  Op op;
+  Target target;
+  uint32_t dtypes;  // bit(DType)
+  DimRange head_dim;
+  DimRange head_dim_v;
+  uint32_t features;  // bit(Feature)
+  driver::Image image;
+};
+
+/// Every kernel of this build.
+std::span<const KernelRow> kernel_list();
+
+/// Whether machine code for `target` runs on a device of compute capability major.minor.
+constexpr bool target_runs_on(Target target, int major, int minor) {
+  return target == Target::kSm90a ? major == 9 && minor == 0
+                                  : target == Target::kSm100f && major == 10;
+}
+
+}  // namespace fa4
