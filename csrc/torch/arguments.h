@@ -1,0 +1,67 @@
+// Reading op arguments: tensor facts fetched once, checks that name argument, rule and value.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "flash_attn4/flash_attn4.h"
+
+namespace fa4::torch_ops {
+
+using torch::stable::Tensor;
+
+/// Throws what the Python layer turns into an exception type: "fa4::<op>: <ExceptionName>: <text>".
+[[noreturn]] void raise(const char* op, Code code, const std::string& text);
+void raise_unless_ok(const char* op, const Status& status);
+
+/// A tensor argument: its name for messages, and its facts.
+struct Argument {
+  Argument(const char* op, const char* name, const Tensor& tensor);
+
+  const char* op;
+  const char* name;
+  const Tensor* tensor;
+  int64_t rank;
+  const int64_t* size;
+  const int64_t* stride;
+  int32_t dtype;  // torch's number
+  Device device;
+  bool device_known;  // cpu or cuda
+
+  [[noreturn]] void fail(Code code, const std::string& text) const;
+  void want_rank(int64_t wanted, const char* shape) const;
+  void want_size(int64_t dim, int64_t wanted, const char* meaning) const;
+  /// Last dimension contiguous; the other strides are free.
+  void want_contiguous_last_dim() const;
+  void want_int32() const;
+  void want_float32() const;
+  void want_same_device(const Argument& other) const;
+  void want_same_dtype(const Argument& other) const;
+  /// Element type of attention operands, or TypeError.
+  DType float_dtype() const;
+
+  const void* data() const;
+  void* mutable_data() const;
+};
+
+/// "(2, 128, 8, 64)"
+std::string shape_text(const Argument& argument);
+
+/// View of a dense (batch, row, head, dim) or packed (row, head, dim) tensor.
+Strides strides_of(const Argument& argument);
+/// Strides of an lse: dense (batch, head, row) or packed (head, row).
+Strides lse_strides_of(const Argument& argument);
+
+/// A new tensor on the device of `like`, contiguous.
+Tensor empty_tensor(const Argument& like, std::initializer_list<int64_t> sizes, int32_t dtype);
+int32_t torch_dtype(DType dtype);
+
+/// Where a call with this argument runs: torch's threads on the CPU, torch's current stream on a
+/// GPU.
+Context context_of(const Argument& argument);
+
+}  // namespace fa4::torch_ops
