@@ -1,0 +1,71 @@
+# C++ tests and the C++ example; run by ctest.
+include(FetchContent)
+include(GoogleTest)
+# The system's GoogleTest where there is one (Debian: libgtest-dev), else its release from GitHub.
+FetchContent_Declare(googletest
+  URL https://github.com/google/googletest/archive/refs/tags/v1.15.2.tar.gz
+  FIND_PACKAGE_ARGS NAMES GTest)
+FetchContent_MakeAvailable(googletest)
+
+# fa4_test(name SOURCES...): one executable whose tests ctest sees one by one.
+function(fa4_test name)
+  add_executable(${name} ${ARGN})
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
+  target_link_libraries(${name} PRIVATE fa4 GTest::gtest_main)
+  gtest_discover_tests(${name} PROPERTIES TIMEOUT 300 DISCOVERY_TIMEOUT 60)
+endfunction()
+
+fa4_test(fa4_core_tests
+  tests/core/test_descriptors.cpp
+  tests/core/test_exp2.cpp
+  tests/core/test_kv_range.cpp
+  tests/core/test_mask.cpp
+  tests/core/test_seqlen.cpp
+  tests/core/test_softmax.cpp
+  tests/core/test_tile_scheduler.cpp
+)
+fa4_test(fa4_cpu_tests
+  tests/cpu/test_cpu_fwd.cpp
+  tests/cpu/test_cpu_bwd.cpp
+  tests/cpu/test_cpu_combine.cpp
+)
+fa4_test(fa4_dispatch_tests
+  tests/dispatch/test_check.cpp
+  tests/dispatch/test_select.cpp
+)
+if(fa4_gpu_targets)
+  target_include_directories(fa4_dispatch_tests SYSTEM PRIVATE ${FA4_CUDA_INCLUDE})
+  fa4_test(fa4_driver_tests
+    tests/driver/test_combine_launch.cpp
+    tests/driver/test_context.cpp
+    tests/driver/test_launch.cpp
+  )
+  target_include_directories(fa4_driver_tests SYSTEM PRIVATE ${FA4_CUDA_INCLUDE})
+
+  # Our descriptors against the bit fields of CUTLASS, where the package nvidia-cutlass is installed.
+  execute_process(COMMAND ${Python_EXECUTABLE} -c
+    "import importlib.util as u; print(u.find_spec('cutlass_library').submodule_search_locations[0])"
+    OUTPUT_VARIABLE fa4_cutlass OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  if(fa4_cutlass)
+    fa4_test(fa4_descriptor_oracle_tests tests/core/test_descriptors_cutlass.cpp)
+    target_include_directories(fa4_descriptor_oracle_tests SYSTEM PRIVATE
+                               ${fa4_cutlass}/source/include ${FA4_CUDA_INCLUDE})
+  endif()
+endif()
+
+add_executable(fa4_example examples/cpp/attention.cpp)
+target_link_libraries(fa4_example PRIVATE fa4::fa4)
+add_test(NAME cpp_example COMMAND fa4_example)
+
+# The example once more, as a user builds it: against the installed package, found by find_package.
+add_test(NAME cpp_package_install
+  COMMAND ${CMAKE_COMMAND} --install ${PROJECT_BINARY_DIR} --component cpp
+          --prefix ${PROJECT_BINARY_DIR}/package)
+add_test(NAME cpp_package_use
+  COMMAND ${CMAKE_CTEST_COMMAND} --build-and-test
+          ${PROJECT_SOURCE_DIR}/examples/cpp ${PROJECT_BINARY_DIR}/package_example
+          --build-generator ${CMAKE_GENERATOR} --build-makeprogram ${CMAKE_MAKE_PROGRAM}
+          --build-options -DCMAKE_PREFIX_PATH=${PROJECT_BINARY_DIR}/package
+          --test-command attention)
+set_tests_properties(cpp_package_install PROPERTIES FIXTURES_SETUP cpp_package)
+set_tests_properties(cpp_package_use PROPERTIES FIXTURES_REQUIRED cpp_package)

@@ -1,0 +1,49 @@
+"""Compile cost: at most 10 CPU-seconds and 1 GB, on one kernel per header and target."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kernel_list import KERNELS, Kernel, instantiate
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools" / "build_backend"))
+from fa4_environment import find_nvcc  # noqa: E402
+
+ARCHS = {"sm90a": "compute_90a,code=sm_90a", "sm100f": "compute_100f,code=sm_100f"}
+ONE_PER_SOURCE = {(k.header, k.target): k for k in KERNELS if k.target != "cpu"}
+
+
+@pytest.mark.parametrize("kernel", ONE_PER_SOURCE.values(), ids=lambda k: k.name)
+def test_compile_budget(kernel: Kernel, tmp_path: Path) -> None:
+    nvcc = find_nvcc()
+    if nvcc is None:
+        pytest.skip("no nvcc on this machine")
+    source = tmp_path / f"{kernel.name}.cu"
+    source.write_text(instantiate(kernel.name))
+    command = [
+        str(nvcc),
+        "-std=c++20",
+        "-O3",
+        "-ftz=true",
+        f"-gencode=arch={ARCHS[kernel.target]}",
+        f"-I{ROOT}/include",
+        f"-I{ROOT}",
+        "-cubin",
+        "-o",
+        str(tmp_path / "k.cubin"),
+        str(source),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0, output
+    seconds = usage.ru_utime + usage.ru_stime
+    assert seconds <= 10, f"{kernel.name}: {seconds:.1f} CPU-seconds"
+    assert usage.ru_maxrss <= 1_000_000, f"{kernel.name}: {usage.ru_maxrss / 1e6:.2f} GB"
