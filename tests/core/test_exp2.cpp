@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cfenv>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -94,6 +95,29 @@ TEST(Exp2, ContinuousAcrossIntegers) {
     EXPECT_NEAR(exp2_polynomial<5>(below) / exp2_polynomial<5>(x), 1.0, 1e-5) << n;
   }
   EXPECT_NEAR(exp2_polynomial<3>(-1e-30f), 1.0f, 1e-4f);
+}
+
+/// The host takes the floor where the device rounds a sum down: both must give the same bits.
+TEST(Exp2, FloorEqualsTheRoundedDownSum) {
+  constexpr float kMagic = 12582912.0f;
+  const auto rounded_down = [](float x, float magic) {
+    volatile float addend = x;  // volatile: no addition before the rounding mode is set
+    std::fesetround(FE_DOWNWARD);
+    const volatile float sum = addend + magic;
+    std::fesetround(FE_TONEAREST);
+    return float{sum};
+  };
+  constexpr uint32_t kSign = 0x80000000u;
+  for (uint32_t bits = 0; bits < std::bit_cast<uint32_t>(127.0f); bits += 10007)
+    for (uint32_t signed_bits : {bits, bits | kSign}) {
+      const float x = std::bit_cast<float>(signed_bits);
+      ASSERT_EQ(detail::add_magic_down(x, kMagic), rounded_down(x, kMagic)) << x;
+    }
+  for (int n = -127; n < 128; ++n) {
+    const float x = static_cast<float>(n);
+    for (float near : {x, std::nextafter(x, kInfinity)})
+      ASSERT_EQ(detail::add_magic_down(near, kMagic), rounded_down(near, kMagic)) << near;
+  }
 }
 
 }  // namespace

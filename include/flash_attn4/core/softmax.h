@@ -40,9 +40,9 @@ FA4_HD constexpr float usable_reference(float reference) {
   return reference == kMinusInfinity ? 0.0f : reference;
 }
 
-/// Log-sum-exp in natural units. -inf for a row that saw no key (sum == 0); NaN stays NaN.
+/// Log-sum-exp in natural units: -inf for a row that saw no key, as log2(0) is; NaN stays NaN.
 inline float row_lse(float reference, float sum) {
-  return sum == 0.0f ? kMinusInfinity : kLn2 * (reference + std::log2(sum));
+  return kLn2 * (reference + std::log2(sum));
 }
 
 /// Adds the learnable sink, a logit without a value vector, to a finished row: `sink_log2` is its
