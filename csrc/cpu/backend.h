@@ -1,5 +1,5 @@
-// The CPU backend: entry points behind dispatch. Arguments are checked before these are called, except for
-// what only the CPU can see: the contents of cu_seqlens, seqused and page_table.
+// The CPU backend: entry points behind dispatch. Arguments are checked before these are called,
+// except for what only the CPU can see: the contents of cu_seqlens, seqused and page_table.
 #pragma once
 
 #include "flash_attn4/flash_attn4.h"

@@ -1,0 +1,214 @@
+// Backward of one tile of query rows against blocks of keys.
+//
+//     S^T = K Q^T             P^T = 2^(S^T * scale - lse)            both [key][row]
+//     dP^T = V dO^T           dS^T = P^T * (dP^T - D)                D = sum over dims of dO * O,
+//     less dlse dV += P^T dO            dK += dS^T Q                           [key][head dim],
+//     float32 accumulators dQ^T += K^T dS^T                                               [head
+//     dim][row], in scratch
+//
+// Every product of a (tile, block) pair is summed from zero and then added to its accumulator.
+// Whoever visits the pairs in the same order gets the same bits, however the pairs are spread over
+// threads.
+#pragma once
+
+#include "csrc/cpu/isa/matmul.h"
+#include "csrc/cpu/isa/rows.h"
+#include "csrc/cpu/isa/score.h"
+#include "flash_attn4/core/softmax.h"
+
+namespace fa4::cpu {
+namespace {
+
+struct BwdBlock {
+  const BwdTile& tile;
+  Workspace& work;
+  int32_t key;  // first key of the block
+  int keys;     // keys of the block that exist
+  bool first;   // nothing is accumulated in dQ yet
+  bool masked;
+};
+
+/// dst[n][row] = sum over k of keys[n][k] * panel[k][row], for one panel of query rows.
+template <int kVecs>
+FA4_INLINE void key_products(const float* keys, int count, const float* panel, int dim,
+                             float* dst) {
+  for (int n = 0; n < count; n += kGroup) {
+    Accumulators<kVecs> acc;
+    multiply<kVecs, kRowFloats, 1, kPanel>(keys + n * kRowFloats, panel, dim, acc);
+#pragma GCC unroll 8
+    for (int i = 0; i < kGroup; ++i) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVecs; ++v) store(dst + (n + i) * kTileRows + v * kLanes, acc[i][v]);
+    }
+  }
+}
+
+/// One vector of rows: S^T becomes P^T and dP^T becomes dS^T, in place.
+template <bool kMasked, bool kCapped>
+FA4_INLINE void bwd_softmax(const BwdBlock& block, int row) {
+  const ScoreFunction& score = block.tile.score;
+  const Vec lse_log2 = load<Vec>(block.work.reference + row);
+  const Vec delta = load<Vec>(block.work.sum + row);
+  const VisibleLanes visible(block.tile, row);
+  for (int n = 0; n < block.keys; ++n) {
+    float* p_at = block.work.scores + n * kTileRows + row;
+    float* ds_at = block.work.grads + n * kTileRows + row;
+    Vec s = load<Vec>(p_at);
+    if (kCapped) s = tanh(s * score.cap_in);
+    Vec p = exp2(s * (kCapped ? score.cap_out_log2 : score.scale_log2) - lse_log2);
+    Vec ds = p * (load<Vec>(ds_at) - delta);
+    if (kCapped) ds *= 1.0f - s * s;
+    if (kMasked) p = visible.select(block.key + n, p, 0.0f);
+    if (kMasked) ds = visible.select(block.key + n, ds, 0.0f);
+    store(p_at, p);
+    store(ds_at, ds);
+  }
+}
+
+FA4_INLINE void bwd_softmax(const BwdBlock& block, int row) {
+  const bool capped = block.tile.score.cap_out_log2 != 0.0f;
+  if (block.masked) {
+    capped ? bwd_softmax<true, true>(block, row) : bwd_softmax<true, false>(block, row);
+  } else {
+    capped ? bwd_softmax<false, true>(block, row) : bwd_softmax<false, false>(block, row);
+  }
+}
+
+template <int kVecs>
+FA4_INLINE void bwd_scores(const BwdBlock& block, int row) {
+  const BwdTile& tile = block.tile;
+  Workspace& work = block.work;
+  key_products<kVecs>(work.k, block.keys, work.q_t + row * tile.head_dim, tile.head_dim,
+                      work.scores + row);
+  key_products<kVecs>(work.v, block.keys, work.dout_t + row * tile.head_dim_v, tile.head_dim_v,
+                      work.grads + row);
+  for (int v = 0; v < kVecs; ++v) bwd_softmax(block, row + v * kLanes);
+}
+
+/// dQ^T += K^T dS^T for one panel of query rows.
+template <int kVecs>
+FA4_INLINE void bwd_queries(const BwdBlock& block, int row) {
+  float* dq_t = block.work.out_t + row * block.tile.head_dim;
+  for (int n = 0; n < block.tile.head_dim; n += kGroup) {
+    Accumulators<kVecs> acc;
+    multiply<kVecs, 1, kRowFloats, kTileRows>(block.work.k + n, block.work.grads + row, block.keys,
+                                              acc);
+#pragma GCC unroll 8
+    for (int i = 0; i < kGroup; ++i) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVecs; ++v) {
+        float* at = dq_t + (n + i) * kPanel + v * kLanes;
+        store(at, block.first ? acc[i][v] : load<Vec>(at) + acc[i][v]);
+      }
+    }
+  }
+}
+
+/// Columns [column, column + kVecs vectors) of acc[key][dim] += sum over rows of weights[key][row]
+/// * rows[row][dim]; keys past the last are computed, and not stored.
+template <int kVecs>
+FA4_INLINE void bwd_keys(const BwdBlock& block, const float* weights, const float* rows, float* dst,
+                         int64_t stride) {
+  for (int n = 0; n < block.keys; n += kGroup) {
+    Accumulators<kVecs> acc;
+    multiply<kVecs, kTileRows, 1, kRowFloats>(weights + n * kTileRows, rows, block.tile.rows, acc);
+#pragma GCC unroll 8
+    for (int i = 0; i < kGroup; ++i) {
+      if (n + i >= block.keys) break;
+#pragma GCC unroll 2
+      for (int v = 0; v < kVecs; ++v) {
+        float* at = dst + (n + i) * stride + v * kLanes;
+        store(at, load<Vec>(at) + acc[i][v]);
+      }
+    }
+  }
+}
+
+void bwd_keys(const BwdBlock& block, const float* weights, const float* rows, int dim, float* dst,
+              int64_t stride) {
+  int column = 0;
+  for (; column + kLanes < dim; column += kPanel) {
+    bwd_keys<2>(block, weights, rows + column, dst + column, stride);
+  }
+  if (column < dim) bwd_keys<1>(block, weights, rows + column, dst + column, stride);
+}
+
+/// lse in log2 units and D of the tile's rows. Rows without keys and rows that do not exist get an
+/// lse of +inf, which makes all their weights 0, and rows of zeros, because 0 * NaN is not 0.
+void load_statistics(const BwdTile& tile, Workspace& work) {
+  PackedRow at(tile.first_row, tile.group);
+  for (int i = 0; i < tile.rows; ++i, at.next()) {
+    const float lse = tile.lse.data[at.offset(tile.lse)];
+    const float dlse = tile.dlse.data == nullptr ? 0.0f : tile.dlse.data[at.offset(tile.dlse)];
+    if (lse == kMinusInfinity) {
+      work.reference[i] = -kMinusInfinity;
+      work.sum[i] = 0.0f;
+      zero_row(work.q + i * kRowFloats, tile.head_dim);
+      zero_row(work.dout + i * kRowFloats, tile.head_dim_v);
+      continue;
+    }
+    const void* out = element(tile.dtype, tile.out.data, at.offset(tile.out));
+    work.reference[i] = lse * kLog2e;
+    work.sum[i] = dot_row(tile.dtype, work.dout + i * kRowFloats, out, tile.head_dim_v) - dlse;
+  }
+  for (int i = tile.rows; i < round_up(tile.rows, kLanes); ++i) {
+    work.reference[i] = -kMinusInfinity;
+    work.sum[i] = 0.0f;
+  }
+}
+
+void bwd_store_queries(const BwdTile& tile, Workspace& work) {
+  PackedRow at(tile.first_row, tile.group);
+  for (int row = 0; row < tile.rows; row += kLanes) {
+    const float* panel = work.out_t + row / kPanel * kPanel * tile.head_dim + row % kPanel;
+    float* rows = work.q + row * kRowFloats;
+    const float scale = tile.blocks.size() == 0 ? 0.0f : tile.softmax_scale;
+    transpose_out<kPanel>(panel, splat(scale), tile.head_dim, rows);
+    for (int i = 0; i < min_of(kLanes, tile.rows - row); ++i, at.next()) {
+      store_row(tile.dtype, rows + i * kRowFloats, 1.0f,
+                element(tile.dtype, tile.dq.data, at.offset(tile.dq)), tile.head_dim);
+    }
+  }
+}
+
+void bwd_block(const BwdBlock& block) {
+  const BwdTile& tile = block.tile;
+  Workspace& work = block.work;
+  load_key_rows(tile.dtype, tile.k, block.key, block.keys, tile.head_dim, work.k);
+  load_key_rows(tile.dtype, tile.v, block.key, block.keys, tile.head_dim_v, work.v);
+  const int rows = round_up(tile.rows, kLanes);
+  for (int row = 0; row < rows; row += kPanel) {
+    if (rows - row > kLanes) {
+      bwd_scores<2>(block, row);
+      if (tile.dq.data != nullptr) bwd_queries<2>(block, row);
+    } else {
+      bwd_scores<1>(block, row);
+      if (tile.dq.data != nullptr) bwd_queries<1>(block, row);
+    }
+  }
+  if (tile.dk == nullptr) return;
+  const int64_t key = block.key - tile.accumulator_key;
+  bwd_keys(block, work.scores, work.dout, tile.head_dim_v, tile.dv + key * tile.dv_stride,
+           tile.dv_stride);
+  bwd_keys(block, work.grads, work.q, tile.head_dim, tile.dk + key * tile.dk_stride,
+           tile.dk_stride);
+}
+
+void bwd_tile(const BwdTile& tile, Workspace& work) {
+  if (tile.blocks.size() > 0) {
+    load_query_rows(tile, tile.q, tile.head_dim, work.q);
+    load_query_rows(tile, tile.dout, tile.head_dim_v, work.dout);
+    load_statistics(tile, work);
+    transpose_queries(work.q, tile.rows, tile.head_dim, work.q_t);
+    transpose_queries(work.dout, tile.rows, tile.head_dim_v, work.dout_t);
+  }
+  for (int32_t index = tile.blocks.first; index < tile.blocks.last; ++index) {
+    const int32_t key = index * kBlockKeys;
+    bwd_block({tile, work, key, min_of(kBlockKeys, tile.seqlen_k - key), index == tile.blocks.first,
+               tile.blocks.needs_mask(index)});
+  }
+  if (tile.dq.data != nullptr) bwd_store_queries(tile, work);
+}
+
+}  // namespace
+}  // namespace fa4::cpu

@@ -1,0 +1,174 @@
+// Forward of one tile: the FA4 recurrence with query rows in the lanes of the vectors.
+//
+//     for every block of 64 keys that a row of the tile sees
+//         K, V -> float32 rows
+//         for every panel of two vectors of query rows
+//             S^T = K Q^T                              [key][lane]
+//             reference' = next_reference(reference, max over keys)
+//             P^T = 2^(S^T * scale - reference')       in place
+//             sum = sum * factor + sum over keys of P  factor = 2^(reference - reference')
+//             O^T = O^T * factor + V^T P^T             [head dim][lane]
+//
+// The product of a block is accumulated from zero and added to O in the end. That keeps long sums
+// accurate and makes the rescaling one fused multiply-add on a value that is loaded and stored
+// anyway. So the slack of core/softmax.h saves no work here; it is kept because the CPU is the
+// model of the GPU kernels.
+#pragma once
+
+#include "csrc/cpu/isa/matmul.h"
+#include "csrc/cpu/isa/rows.h"
+#include "csrc/cpu/isa/score.h"
+#include "flash_attn4/core/softmax.h"
+
+namespace fa4::cpu {
+namespace {
+
+/// What a block is for the panel at hand.
+struct FwdBlock {
+  const Tile& tile;
+  Workspace& work;
+  int32_t key;  // first key of the block
+  int keys;     // keys of the block that exist
+  bool first;   // nothing is accumulated yet
+  bool masked;
+};
+
+template <int kVecs>
+FA4_INLINE void fwd_scores(const FwdBlock& block, const float* q_t) {
+  for (int n = 0; n < block.keys; n += kGroup) {
+    Accumulators<kVecs> acc;
+    multiply<kVecs, kRowFloats, 1, kPanel>(block.work.k + n * kRowFloats, q_t, block.tile.head_dim,
+                                           acc);
+#pragma GCC unroll 8
+    for (int i = 0; i < kGroup; ++i) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVecs; ++v) {
+        store(block.work.scores + (n + i) * kPanel + v * kLanes, acc[i][v]);
+      }
+    }
+  }
+}
+
+/// Masks and caps the scores of one vector of rows and returns their maximum in log2 units.
+template <bool kMasked, bool kCapped>
+FA4_INLINE Vec fwd_maximum(const FwdBlock& block, float* scores, int row) {
+  const ScoreFunction& score = block.tile.score;
+  Vec maximum = splat(kMinusInfinity);
+  const VisibleLanes visible(block.tile, row);
+  for (int n = 0; n < block.keys; ++n) {
+    Vec value = load<Vec>(scores + n * kPanel);
+    if (kCapped) value = tanh(value * score.cap_in);
+    if (kMasked) value = visible.select(block.key + n, value, kMinusInfinity);
+    if (kMasked || kCapped) store(scores + n * kPanel, value);
+    maximum = larger(value, maximum);
+  }
+  return maximum * (kCapped ? score.cap_out_log2 : score.scale_log2);
+}
+
+/// One vector of rows: scores become weights, reference and sum advance. Returns the factor for O.
+FA4_INLINE Vec fwd_softmax(const FwdBlock& block, float* scores, int row) {
+  const ScoreFunction& score = block.tile.score;
+  const bool capped = score.cap_out_log2 != 0.0f;
+  const Vec maximum = block.masked ? (capped ? fwd_maximum<true, true>(block, scores, row)
+                                             : fwd_maximum<true, false>(block, scores, row))
+                                   : (capped ? fwd_maximum<false, true>(block, scores, row)
+                                             : fwd_maximum<false, false>(block, scores, row));
+  float* reference_at = block.work.reference + row;
+  float* sum_at = block.work.sum + row;
+  const Vec old_reference = load<Vec>(reference_at);
+  // next_reference and usable_reference of core/softmax.h, lane by lane.
+  const Vec reference = maximum - old_reference > kRescaleSlackLog2 ? maximum : old_reference;
+  const Vec usable = reference == kMinusInfinity ? Vec{} : reference;
+  const Vec factor = exp2(old_reference - usable);
+  const float scale = capped ? score.cap_out_log2 : score.scale_log2;
+  Vec sum{};
+  for (int n = 0; n < block.keys; ++n) {
+    const Vec weight = exp2(load<Vec>(scores + n * kPanel) * scale - usable);
+    store(scores + n * kPanel, weight);
+    sum += weight;
+  }
+  store(reference_at, reference);
+  store(sum_at, load<Vec>(sum_at) * factor + sum);
+  return factor;
+}
+
+/// O^T = O^T * factor + V^T P^T.
+template <int kVecs>
+FA4_INLINE void fwd_accumulate(const FwdBlock& block, const Vec (&factor)[kVecs], float* out_t) {
+  for (int n = 0; n < block.tile.head_dim_v; n += kGroup) {
+    Accumulators<kVecs> acc;
+    multiply<kVecs, 1, kRowFloats, kPanel>(block.work.v + n, block.work.scores, block.keys, acc);
+#pragma GCC unroll 8
+    for (int i = 0; i < kGroup; ++i) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVecs; ++v) {
+        float* at = out_t + (n + i) * kPanel + v * kLanes;
+        store(at, block.first ? acc[i][v] : load<Vec>(at) * factor[v] + acc[i][v]);
+      }
+    }
+  }
+}
+
+template <int kVecs>
+FA4_INLINE void fwd_panel(const FwdBlock& block, int row) {
+  fwd_scores<kVecs>(block, block.work.q_t + row * block.tile.head_dim);
+  Vec factor[kVecs];
+  for (int v = 0; v < kVecs; ++v) {
+    factor[v] = fwd_softmax(block, block.work.scores + v * kLanes, row + v * kLanes);
+  }
+  fwd_accumulate<kVecs>(block, factor, block.work.out_t + row * block.tile.head_dim_v);
+}
+
+/// Adds the sinks and stores out and lse of one vector of rows.
+FA4_INLINE void fwd_store(const FwdTile& tile, Workspace& work, int row) {
+  float factor[kLanes] = {};
+  PackedRow at(tile.first_row + row, tile.group);
+  const int rows = min_of(kLanes, tile.rows - row);
+  for (int i = 0; i < rows; ++i, at.next()) {
+    float reference = work.reference[row + i];
+    float sum = work.sum[row + i];
+    float sink_factor = reference == kMinusInfinity ? 0.0f : 1.0f;
+    // A row whose only keys were NaN has no reference either, and stays NaN.
+    if (tile.sink_log2 != nullptr && sum == sum) {
+      sink_factor *= add_sink(reference, sum, tile.sink_log2[at.head]);
+    }
+    factor[i] = sink_factor * final_scale(sum);
+    tile.lse.data[at.offset(tile.lse)] = row_lse(reference, sum);
+  }
+  const float* panel = work.out_t + row / kPanel * kPanel * tile.head_dim_v + row % kPanel;
+  transpose_out<kPanel>(panel, load<Vec>(factor), tile.head_dim_v, work.q);
+  at = PackedRow(tile.first_row + row, tile.group);
+  for (int i = 0; i < rows; ++i, at.next()) {
+    store_row(tile.out_dtype, work.q + i * kRowFloats, 1.0f,
+              element(tile.out_dtype, tile.out.data, at.offset(tile.out)), tile.head_dim_v);
+  }
+}
+
+void fwd_tile(const FwdTile& tile, Workspace& work) {
+  load_query_rows(tile, tile.q, tile.head_dim, work.q);
+  transpose_queries(work.q, tile.rows, tile.head_dim, work.q_t);
+  const int rows = round_up(tile.rows, kLanes);
+  for (int row = 0; row < rows; row += kLanes) {
+    store(work.reference + row, splat(kMinusInfinity));
+    store(work.sum + row, Vec{});
+  }
+  for (int32_t index = tile.blocks.first; index < tile.blocks.last; ++index) {
+    const int32_t key = index * kBlockKeys;
+    const int keys = min_of(kBlockKeys, tile.seqlen_k - key);
+    load_key_rows(tile.dtype, tile.k, key, keys, tile.head_dim, work.k);
+    load_key_rows(tile.dtype, tile.v, key, keys, tile.head_dim_v, work.v);
+    const FwdBlock block{
+        tile, work, key, keys, index == tile.blocks.first, tile.blocks.needs_mask(index)};
+    for (int row = 0; row < rows; row += kPanel) {
+      if (rows - row > kLanes) {
+        fwd_panel<2>(block, row);
+      } else {
+        fwd_panel<1>(block, row);
+      }
+    }
+  }
+  for (int row = 0; row < rows; row += kLanes) fwd_store(tile, work, row);
+}
+
+}  // namespace
+}  // namespace fa4::cpu
