@@ -1,9 +1,11 @@
 // Descriptors and the stored tile against constants of working kernels and the bits of the layout.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstdint>
 #include <set>
 
+#include "combinations.h"
 #include "flash_attn4/core/descriptors.h"
 
 namespace fa4 {
@@ -104,67 +106,64 @@ TEST(Swizzle, ExchangesBitsWithinAnAtomAndIsItsOwnInverse) {
 }
 
 TEST(TileLayout, FormulaOf128ByteSwizzle) {
-  for (uint32_t rows : {8u, 64u, 80u, 128u}) {
-    const TileLayout tile{rows, Swizzle::k128B};
-    for (uint32_t row = 0; row < rows; ++row)
-      for (uint32_t column = 0; column < 192; ++column) {
-        const uint32_t unit = ((column % 64) / 8) ^ (row % 8);
-        const uint32_t want = column / 64 * rows * 128 + row * 128 + unit * 16 + column % 8 * 2;
-        ASSERT_EQ(tile.offset(row, column), want) << row << " " << column << " of " << rows;
-      }
-  }
+  const auto check = [](uint32_t rows, uint32_t row, uint32_t column) {
+    if (row >= rows) return;
+    const uint32_t unit = ((column % 64) / 8) ^ (row % 8);
+    const uint32_t want = column / 64 * rows * 128 + row * 128 + unit * 16 + column % 8 * 2;
+    ASSERT_EQ((TileLayout{rows, Swizzle::k128B}.offset(row, column)), want)
+        << row << " " << column << " of " << rows;
+  };
+  for_each_combination(check, std::array{8, 64, 80, 128}, from_to(0, 127), from_to(0, 191));
 }
 
 TEST(TileLayout, EveryElementHasItsOwnPlace) {
-  for (Swizzle swizzle : kSwizzles)
-    for (uint32_t rows : {8u, 24u, 64u}) {
-      const TileLayout tile{rows, swizzle};
-      const uint32_t columns = 3 * tile.span_columns();
-      std::set<uint32_t> places;
-      for (uint32_t row = 0; row < rows; ++row)
-        for (uint32_t column = 0; column < columns; ++column)
-          places.insert(tile.offset(row, column));
-      EXPECT_EQ(places.size(), rows * columns);
-      EXPECT_EQ(*places.rbegin(), (rows * columns - 1) * TileLayout::kElementBytes);
-    }
+  const auto check = [](Swizzle swizzle, uint32_t rows) {
+    const TileLayout tile{rows, swizzle};
+    const uint32_t columns = 3 * tile.span_columns();
+    std::set<uint32_t> places;
+    for (uint32_t row = 0; row < rows; ++row)
+      for (uint32_t column = 0; column < columns; ++column) places.insert(tile.offset(row, column));
+    EXPECT_EQ(places.size(), rows * columns);
+    EXPECT_EQ(*places.rbegin(), (rows * columns - 1) * TileLayout::kElementBytes);
+  };
+  for_each_combination(check, kSwizzles, std::array{8, 24, 64});
 }
 
 /// The point of the exchange: eight rows of a 16-byte column cover all 32 banks of 4 bytes.
 TEST(TileLayout, EightRowsOfAColumnDoNotCollide) {
-  for (Swizzle swizzle : kSwizzles) {
+  const auto check = [](Swizzle swizzle, uint32_t first, uint32_t column) {
     const TileLayout tile{16, swizzle};
-    for (uint32_t column = 0; column < tile.span_columns(); column += 8)
-      for (uint32_t first : {0u, 8u}) {
-        std::set<uint32_t> units;
-        for (uint32_t row = first; row < first + 8; ++row)
-          units.insert(tile.offset(row, column) / 16 % 8);
-        EXPECT_EQ(units.size(), 8u);
-      }
-  }
+    std::set<uint32_t> units;
+    for (uint32_t row = first; row < first + 8; ++row)
+      units.insert(tile.offset(row, column) / 16 % 8);
+    EXPECT_EQ(units.size(), 8u) << span_bytes(swizzle) << " " << first << " " << column;
+  };
+  for_each_combination(check, kSwizzles, std::array{0, 8}, from_to(0, 63));
 }
 
 /// A descriptor adds its steps to an unswizzled address and the hardware exchanges afterwards: that
 /// must reach the stored elements for every step, at every base aligned to the atom.
 TEST(TileLayout, HardwareAddressesReachTheStoredElements) {
-  for (Swizzle swizzle : kSwizzles) {
-    const TileLayout tile{64, swizzle};
+  constexpr uint32_t kRows = 64;
+  const auto check_k_major = [](Swizzle swizzle, uint32_t row, uint32_t k) {
+    const TileLayout tile{kRows, swizzle};
     const uint32_t base = 5 * atom_bytes(swizzle);
-    for (uint32_t row = 0; row < 64; ++row)
-      for (uint32_t k = 0; k < 128; ++k) {
-        const uint32_t start = base + tile.k_step_offset(Major::kK, k / 16);
-        const uint32_t address =
-            start + row / 8 * tile.stride_bytes() + row % 8 * tile.span() + k % 16 * 2;
-        ASSERT_EQ(swizzled(address, swizzle), base + tile.offset(row, k)) << row << " " << k;
-      }
-    for (uint32_t k = 0; k < 64; ++k)
-      for (uint32_t n = 0; n < 128; ++n) {
-        const uint32_t start = base + tile.k_step_offset(Major::kMN, k / 16);
-        const uint32_t address = start + n / tile.span_columns() * tile.leading_bytes(Major::kMN) +
-                                 k % 16 / 8 * tile.stride_bytes() + k % 8 * tile.span() +
-                                 n % tile.span_columns() * 2;
-        ASSERT_EQ(swizzled(address, swizzle), base + tile.offset(k, n)) << k << " " << n;
-      }
-  }
+    const uint32_t start = base + tile.k_step_offset(Major::kK, k / 16);
+    const uint32_t address =
+        start + row / 8 * tile.stride_bytes() + row % 8 * tile.span() + k % 16 * 2;
+    ASSERT_EQ(swizzled(address, swizzle), base + tile.offset(row, k)) << row << " " << k;
+  };
+  const auto check_mn_major = [](Swizzle swizzle, uint32_t k, uint32_t n) {
+    const TileLayout tile{kRows, swizzle};
+    const uint32_t base = 5 * atom_bytes(swizzle);
+    const uint32_t start = base + tile.k_step_offset(Major::kMN, k / 16);
+    const uint32_t address = start + n / tile.span_columns() * tile.leading_bytes(Major::kMN) +
+                             k % 16 / 8 * tile.stride_bytes() + k % 8 * tile.span() +
+                             n % tile.span_columns() * 2;
+    ASSERT_EQ(swizzled(address, swizzle), base + tile.offset(k, n)) << k << " " << n;
+  };
+  for_each_combination(check_k_major, kSwizzles, from_to(0, kRows - 1), from_to(0, 127));
+  for_each_combination(check_mn_major, kSwizzles, from_to(0, kRows - 1), from_to(0, 127));
 }
 
 }  // namespace

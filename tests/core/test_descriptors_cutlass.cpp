@@ -14,12 +14,14 @@ static size_t __cvta_generic_to_shared(const void* pointer) {
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cute/arch/mma_sm100_desc.hpp>
 #include <cute/arch/mma_sm90_desc.hpp>
 #include <cute/atom/mma_traits_sm100.hpp>
 #include <cute/atom/mma_traits_sm90_gmma.hpp>
 #include <cute/tensor.hpp>
 
+#include "combinations.h"
 #include "flash_attn4/core/descriptors.h"
 
 namespace fa4 {
@@ -32,23 +34,23 @@ constexpr Swizzle kSwizzles[] = {Swizzle::k32B, Swizzle::k64B, Swizzle::k128B};
 constexpr Major kMajors[] = {Major::kK, Major::kMN};
 
 TEST(BitFields, InstructionDescriptor) {
-  for (DType operand : {DType::kFloat16, DType::kBFloat16})
-    for (DType accumulator : {DType::kFloat16, DType::kFloat32})
-      for (uint32_t m : {64u, 128u, 256u})
-        for (uint32_t n = 8; n <= 256; n += 8)
-          for (Major a_major : kMajors)
-            for (Major b_major : kMajors) {
-              cute::UMMA::InstrDescriptor want{};
-              want.a_format_ = operand == DType::kBFloat16;
-              want.b_format_ = operand == DType::kBFloat16;
-              want.c_format_ = accumulator == DType::kFloat32;
-              want.m_dim_ = m / 16;
-              want.n_dim_ = n / 8;
-              want.a_major_ = a_major == Major::kMN;
-              want.b_major_ = b_major == Major::kMN;
-              ASSERT_EQ(umma_instruction_descriptor({operand, accumulator, m, n, a_major, b_major}),
-                        static_cast<uint32_t>(want));
-            }
+  const auto check = [](UmmaInstruction instruction) {
+    cute::UMMA::InstrDescriptor want{};
+    want.a_format_ = instruction.operand == DType::kBFloat16;
+    want.b_format_ = instruction.operand == DType::kBFloat16;
+    want.c_format_ = instruction.accumulator == DType::kFloat32;
+    want.m_dim_ = instruction.m / 16;
+    want.n_dim_ = instruction.n / 8;
+    want.a_major_ = instruction.a_major == Major::kMN;
+    want.b_major_ = instruction.b_major == Major::kMN;
+    ASSERT_EQ(umma_instruction_descriptor(instruction), static_cast<uint32_t>(want));
+  };
+  const std::array types{DType::kFloat16, DType::kBFloat16};
+  const std::array accumulators{DType::kFloat16, DType::kFloat32};
+  for_each_combination([&](DType operand, DType accumulator, uint32_t m, uint32_t n8, Major a,
+                           Major b) { check({operand, accumulator, m, 8 * n8, a, b}); },
+                       types, accumulators, std::array{64, 128, 256}, from_to(1, 32), kMajors,
+                       kMajors);
 }
 
 TEST(BitFields, InstructionDescriptorAsConstructedByCutlass) {
@@ -64,28 +66,25 @@ TEST(BitFields, InstructionDescriptorAsConstructedByCutlass) {
 }
 
 TEST(BitFields, SharedDescriptors) {
-  for (Swizzle swizzle : kSwizzles)
-    for (Major major : kMajors)
-      for (uint32_t rows = 8; rows <= 256; rows += 8)
-        for (uint32_t address : {0u, 0x400u, 0x12420u, 0x38bf0u}) {
-          const TileLayout tile{rows, swizzle};
-          cute::UMMA::SmemDescriptor umma{};
-          umma.start_address_ = address / 16;
-          umma.leading_byte_offset_ = tile.leading_bytes(major) / 16;
-          umma.stride_byte_offset_ = tile.stride_bytes() / 16;
-          umma.version_ = 1;
-          umma.layout_type_ = swizzle == Swizzle::k128B ? 2 : swizzle == Swizzle::k64B ? 4 : 6;
-          ASSERT_EQ(umma_descriptor(address, tile, major), static_cast<uint64_t>(umma));
+  const auto check = [](Swizzle swizzle, Major major, uint32_t atoms, uint32_t address) {
+    const TileLayout tile{8 * atoms, swizzle};
+    cute::UMMA::SmemDescriptor umma{};
+    umma.start_address_ = address / 16;
+    umma.leading_byte_offset_ = tile.leading_bytes(major) / 16;
+    umma.stride_byte_offset_ = tile.stride_bytes() / 16;
+    umma.version_ = 1;
+    umma.layout_type_ = swizzle == Swizzle::k128B ? 2 : swizzle == Swizzle::k64B ? 4 : 6;
+    ASSERT_EQ(umma_descriptor(address, tile, major), static_cast<uint64_t>(umma));
 
-          cute::GmmaDescriptor gmma;
-          gmma.bitfield.start_address_ = address / 16;
-          gmma.bitfield.leading_byte_offset_ = tile.leading_bytes(major) / 16;
-          gmma.bitfield.stride_byte_offset_ = tile.stride_bytes() / 16;
-          gmma.bitfield.layout_type_ = swizzle == Swizzle::k128B  ? 1
-                                       : swizzle == Swizzle::k64B ? 2
-                                                                  : 3;
-          ASSERT_EQ(gmma_descriptor(address, tile, major), static_cast<uint64_t>(gmma));
-        }
+    cute::GmmaDescriptor gmma;
+    gmma.bitfield.start_address_ = address / 16;
+    gmma.bitfield.leading_byte_offset_ = tile.leading_bytes(major) / 16;
+    gmma.bitfield.stride_byte_offset_ = tile.stride_bytes() / 16;
+    gmma.bitfield.layout_type_ = swizzle == Swizzle::k128B ? 1 : swizzle == Swizzle::k64B ? 2 : 3;
+    ASSERT_EQ(gmma_descriptor(address, tile, major), static_cast<uint64_t>(gmma));
+  };
+  for_each_combination(check, kSwizzles, kMajors, from_to(1, 32),
+                       std::array{0, 0x400, 0x12420, 0x38bf0});
 }
 
 template <Swizzle kSwizzle, Major kMajor>

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 
+#include "combinations.h"
 #include "flash_attn4/core/kv_range.h"
 
 namespace fa4 {
@@ -43,39 +44,35 @@ testing::AssertionResult check(BlockRange range, Set any, Set all, int length, i
   return testing::AssertionSuccess();
 }
 
-/// Checks the ranges of all tiles [first, last) over `tile_length` indices, each of which sees the
-/// set `visible[index]` of `length` indices.
+/// Checks the ranges of the tiles [first, last) with one `first` over `tile_length` indices, each
+/// of which sees the set `visible[index]` of `length` indices.
 template <class Range>
-void check_all_tiles(const std::array<Set, kMaxLength>& visible, int tile_length, int length,
-                     Range range_of) {
-  for (int block_size : kBlockSizes) {
-    for (int first = 0; first <= tile_length + 1; ++first) {
-      Set any = 0;
-      Set all = kEverything;
-      for (int last = first; last <= tile_length + 2; ++last) {
-        if (last > first && last <= tile_length) {
-          any |= visible[last - 1];
-          all &= visible[last - 1];
-        }
-        ASSERT_TRUE(check(range_of(first, last, block_size), any, all, length, block_size))
-            << "tile " << first << " " << last << " of " << tile_length << ", " << length
-            << " indices in blocks of " << block_size;
-      }
+void check_tiles(const std::array<Set, kMaxLength>& visible, int first, int tile_length, int length,
+                 const Range& range_of) {
+  Set any = 0;
+  Set all = kEverything;
+  for (int last = first; last <= tile_length + 2; ++last) {
+    if (last > first && last <= tile_length) {
+      any |= visible[last - 1];
+      all &= visible[last - 1];
     }
+    for (int block_size : kBlockSizes)
+      ASSERT_TRUE(check(range_of(first, last, block_size), any, all, length, block_size))
+          << "tile " << first << " " << last << " of " << tile_length << ", " << length
+          << " indices in blocks of " << block_size;
   }
 }
 
 template <class Body>
-void for_each_problem(Body body) {
-  for (int seqlen_q = 0; seqlen_q <= kMaxLength; ++seqlen_q)
-    for (int seqlen_k = 0; seqlen_k <= kMaxLength; ++seqlen_k)
-      for (int left = -1; left <= kMaxReach; ++left)
-        for (int right = -1; right <= kMaxReach; ++right) {
-          SCOPED_TRACE(testing::Message() << "seqlen_q " << seqlen_q << ", seqlen_k " << seqlen_k
-                                          << ", window " << left << " " << right);
-          body(seqlen_q, seqlen_k, Window{left, right});
-          if (testing::Test::HasFatalFailure()) return;
-        }
+void for_each_problem(const Body& body) {
+  for_each_combination(
+      [&](int seqlen_q, int seqlen_k, int left, int right) {
+        SCOPED_TRACE(testing::Message() << "seqlen_q " << seqlen_q << ", seqlen_k " << seqlen_k
+                                        << ", window " << left << " " << right);
+        body(seqlen_q, seqlen_k, Window{left, right});
+      },
+      from_to(0, kMaxLength), from_to(0, kMaxLength), from_to(-1, kMaxReach),
+      from_to(-1, kMaxReach));
 }
 
 TEST(KvRange, VisitsAndMasksExactlyWhatTheRowsNeed) {
@@ -85,9 +82,11 @@ TEST(KvRange, VisitsAndMasksExactlyWhatTheRowsNeed) {
       const Interval visible = visible_keys(row, seqlen_q, seqlen_k, window);
       keys[row] = visible.empty() ? 0 : range_set(visible.first, visible.last);
     }
-    check_all_tiles(keys, seqlen_q, seqlen_k, [&](int first, int last, int block_size) {
+    const auto range = [&](int first, int last, int block_size) {
       return kv_range(first, last, block_size, seqlen_q, seqlen_k, window);
-    });
+    };
+    for (int first = 0; first <= seqlen_q + 1; ++first)
+      check_tiles(keys, first, seqlen_q, seqlen_k, range);
   });
 }
 
@@ -98,9 +97,11 @@ TEST(QRange, VisitsAndMasksExactlyWhatTheKeysNeed) {
       const Interval visible = visible_rows(key, seqlen_q, seqlen_k, window);
       rows[key] = visible.empty() ? 0 : range_set(visible.first, visible.last);
     }
-    check_all_tiles(rows, seqlen_k, seqlen_q, [&](int first, int last, int block_size) {
+    const auto range = [&](int first, int last, int block_size) {
       return q_range(first, last, block_size, seqlen_q, seqlen_k, window);
-    });
+    };
+    for (int first = 0; first <= seqlen_k + 1; ++first)
+      check_tiles(rows, first, seqlen_k, seqlen_q, range);
   });
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "combinations.h"
 #include "flash_attn4/core/mask.h"
 
 namespace fa4 {
@@ -19,12 +20,11 @@ bool sees(int row, int key, int seqlen_q, int seqlen_k, Window window) {
 }
 
 template <class Body>
-void for_each_problem(Body body) {
-  for (int seqlen_q = 0; seqlen_q <= kMaxLength; ++seqlen_q)
-    for (int seqlen_k = 0; seqlen_k <= kMaxLength; ++seqlen_k)
-      for (int left = -1; left <= kMaxReach; ++left)
-        for (int right = -1; right <= kMaxReach; ++right)
-          body(seqlen_q, seqlen_k, Window{left, right});
+void for_each_problem(const Body& body) {
+  for_each_combination([&](int seqlen_q, int seqlen_k, int left,
+                           int right) { body(seqlen_q, seqlen_k, Window{left, right}); },
+                       from_to(0, kMaxLength), from_to(0, kMaxLength), from_to(-1, kMaxReach),
+                       from_to(-1, kMaxReach));
 }
 
 TEST(VisibleKeys, MatchesDefinition) {

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -9,6 +10,7 @@
 #include <random>
 #include <vector>
 
+#include "combinations.h"
 #include "flash_attn4/core/softmax.h"
 
 namespace fa4 {
@@ -135,15 +137,15 @@ Row make_row(const Kind& kind, size_t keys, std::mt19937& random) {
 }
 
 template <class Body>
-void for_each_row(Body body) {
+void for_each_row(const Body& body) {
   std::mt19937 random(1);
-  for (const Kind& kind : kKinds)
-    for (size_t keys : {0, 1, 5, 41, 64, 300, 1000})
-      for (size_t block_size : {1, 4, 32, 128}) {
+  for_each_combination(
+      [&](const Kind& kind, size_t keys, size_t block_size) {
         SCOPED_TRACE(testing::Message()
                      << kind.name << ", " << keys << " keys in blocks of " << block_size);
         body(make_row(kind, keys, random), block_size);
-      }
+      },
+      kKinds, std::array{0, 1, 5, 41, 64, 300, 1000}, std::array{1, 4, 32, 128});
 }
 
 TEST(OnlineSoftmax, EqualsTheDefinition) {
@@ -203,16 +205,15 @@ TEST(OnlineSoftmax, FirstVisibleBlockSetsTheReference) {
 }
 
 TEST(OnlineSoftmax, NaNScoresShowInOutAndLse) {
-  for (float other : {kNaN, 1.0f, kMinusInfinity}) {
+  const auto check = [](float other, size_t block_size, bool sink) {
     Row row{.scores = {other, kNaN, other}, .values = {1, 2, 3}, .sink_log2 = std::nullopt};
-    for (size_t block_size : {1, 3})
-      for (bool sink : {false, true}) {
-        if (sink) row.sink_log2 = 4.0f;
-        const Result result = recurrence(row, block_size, kRescaleSlackLog2);
-        EXPECT_TRUE(std::isnan(result.out)) << other << " " << block_size << " " << sink;
-        EXPECT_TRUE(std::isnan(result.lse)) << other << " " << block_size << " " << sink;
-      }
-  }
+    if (sink) row.sink_log2 = 4.0f;
+    const Result result = recurrence(row, block_size, kRescaleSlackLog2);
+    EXPECT_TRUE(std::isnan(result.out)) << other << " " << block_size << " " << sink;
+    EXPECT_TRUE(std::isnan(result.lse)) << other << " " << block_size << " " << sink;
+  };
+  for_each_combination(check, std::array{kNaN, 1.0f, kMinusInfinity}, std::array{1, 3},
+                       std::array{false, true});
 }
 
 }  // namespace

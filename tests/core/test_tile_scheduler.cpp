@@ -2,12 +2,15 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <limits>
 #include <set>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "combinations.h"
 #include "flash_attn4/core/kv_range.h"
 #include "flash_attn4/core/seqlen.h"
 #include "flash_attn4/core/tile_scheduler.h"
@@ -29,24 +32,21 @@ std::vector<Tile> listed(const TileOrder& order) {
 }
 
 TEST(TileOrder, EqualsTheLoops) {
-  for (int tiles = 0; tiles <= 4; ++tiles)
-    for (int heads = 0; heads <= 4; ++heads)
-      for (int batch = 0; batch <= 3; ++batch)
-        for (int group = 1; group <= 14; ++group)
-          for (bool descending : {false, true}) {
-            const TileOrder order{tiles, heads, batch, group, descending};
-            const std::vector<Tile> list = listed(order);
-            ASSERT_EQ(order.count(), static_cast<int64_t>(list.size()));
-            for (int64_t linear = 0; linear < order.count(); ++linear) {
-              const Tile got = order.at(linear);
-              const Tile want = list[linear];
-              ASSERT_TRUE(got.batch == want.batch && got.head == want.head && got.tile == want.tile)
-                  << "position " << linear << " of " << tiles << " x " << heads << " x " << batch
-                  << " in groups of " << group << ": got " << got.batch << " " << got.head << " "
-                  << got.tile << ", expected " << want.batch << " " << want.head << " "
-                  << want.tile;
-            }
-          }
+  const auto check = [](int tiles, int heads, int batch, int group, bool descending) {
+    const TileOrder order{tiles, heads, batch, group, descending};
+    const std::vector<Tile> list = listed(order);
+    ASSERT_EQ(order.count(), static_cast<int64_t>(list.size()));
+    for (int64_t linear = 0; linear < order.count(); ++linear) {
+      const Tile got = order.at(linear);
+      const Tile want = list[linear];
+      ASSERT_TRUE(got.batch == want.batch && got.head == want.head && got.tile == want.tile)
+          << "position " << linear << " of " << tiles << " x " << heads << " x " << batch
+          << " in groups of " << group << ": got " << got.batch << " " << got.head << " "
+          << got.tile << ", expected " << want.batch << " " << want.head << " " << want.tile;
+    }
+  };
+  for_each_combination(check, from_to(0, 4), from_to(0, 4), from_to(0, 3), from_to(1, 14),
+                       std::array{false, true});
 }
 
 TEST(TileOrder, DefaultIsStatic) {
@@ -67,16 +67,14 @@ TEST(TileOrder, CountsBeyond32Bit) {
 }
 
 TEST(HeadsPerGroup, IsTheLargestPowerOfTwoWithinTheBudget) {
-  for (int kv_heads = 1; kv_heads <= 40; ++kv_heads)
-    for (int ratio : {1, 3, 8})
-      for (int bytes = 0; bytes <= 30; ++bytes)
-        for (int budget = 0; budget <= 100; budget += 7) {
-          int best = 1;
-          for (int group = 1; group < 2 * kv_heads; group *= 2)
-            if (group * bytes <= budget) best = group;
-          ASSERT_EQ(heads_per_group(kv_heads, ratio, bytes, budget), best * ratio)
-              << kv_heads << " heads of " << bytes << " bytes, budget " << budget;
-        }
+  const auto check = [](int kv_heads, int ratio, int bytes, int budget) {
+    int best = 1;
+    for (int group = 1; group < 2 * kv_heads; group *= 2)
+      if (group * bytes <= budget) best = group;
+    ASSERT_EQ(heads_per_group(kv_heads, ratio, bytes, budget), best * ratio)
+        << kv_heads << " heads of " << bytes << " bytes, budget " << budget;
+  };
+  for_each_combination(check, from_to(1, 40), std::array{1, 3, 8}, from_to(0, 30), from_to(0, 100));
 }
 
 TEST(QueryTileOrder, WithoutAWindowIsStatic) {
@@ -87,35 +85,34 @@ TEST(QueryTileOrder, WithoutAWindowIsStatic) {
 
 TEST(QueryTileOrder, OneSidedWindowsComeLongestFirst) {
   constexpr int kTileRows = 2;
+  const auto check = [](int seqlen_q, int seqlen_k, Window window) {
+    const TileOrder order =
+        query_tile_order(ceil_div(seqlen_q, kTileRows), 3, 2, /*group=*/4, window);
+    ASSERT_EQ(order.group, 4);
+    int before = std::numeric_limits<int>::max();
+    for (int64_t linear = 0; linear < order.tiles * order.group; ++linear) {
+      const int row = order.at(linear).tile * kTileRows;
+      if (row + kTileRows > seqlen_q) continue;  // a partial tile may be shorter
+      const int keys = kv_range(row, row + kTileRows, 1, seqlen_q, seqlen_k, window).size();
+      ASSERT_LE(keys, before) << seqlen_q << " " << seqlen_k << ", window " << window.left << " "
+                              << window.right;
+      before = keys;
+    }
+  };
   for (int reach = 0; reach <= 10; ++reach)
-    for (Window window : {Window{-1, reach}, Window{reach, -1}})
-      for (int seqlen_q = 1; seqlen_q <= 12; ++seqlen_q)
-        for (int seqlen_k = 0; seqlen_k <= 12; ++seqlen_k) {
-          const TileOrder order =
-              query_tile_order(ceil_div(seqlen_q, kTileRows), 3, 2, /*group=*/4, window);
-          ASSERT_EQ(order.group, 4);
-          int before = std::numeric_limits<int>::max();
-          for (int64_t linear = 0; linear < order.tiles * order.group; ++linear) {
-            const int row = order.at(linear).tile * kTileRows;
-            const int keys = kv_range(row, row + kTileRows, 1, seqlen_q, seqlen_k, window).size();
-            const bool partial = row + kTileRows > seqlen_q;
-            if (!partial) {
-              ASSERT_LE(keys, before) << "reach " << reach << ", " << seqlen_q << " " << seqlen_k;
-              before = keys;
-            }
-          }
-        }
+    for_each_combination(check, from_to(1, 12), from_to(0, 12),
+                         std::array{Window{-1, reach}, Window{reach, -1}});
 }
 
 TEST(StridedTiles, BlocksShareThePositions) {
-  for (int count = 0; count <= 20; ++count)
-    for (int blocks = 1; blocks <= 7; ++blocks) {
-      std::vector<int> visits(count, 0);
-      for (int block = 0; block < blocks; ++block)
-        for (StridedTiles tiles{block, blocks, count}; !tiles.done(); tiles.advance())
-          ++visits[tiles.linear];
-      ASSERT_EQ(std::count(visits.begin(), visits.end(), 1), count);
-    }
+  const auto check = [](int count, int blocks) {
+    std::vector<int> visits(count, 0);
+    for (int block = 0; block < blocks; ++block)
+      for (StridedTiles tiles{block, blocks, count}; !tiles.done(); tiles.advance())
+        ++visits[tiles.linear];
+    ASSERT_EQ(std::count(visits.begin(), visits.end(), 1), count);
+  };
+  for_each_combination(check, from_to(0, 20), from_to(1, 7));
 }
 
 /// Checks that the slots hold every tile of every sequence once, and at most one idle slot for each
@@ -147,24 +144,21 @@ void check_slots(const std::vector<int32_t>& lengths, int tile_rows, int spare) 
 }
 
 TEST(VarlenTile, SlotsHoldEveryTileOnce) {
-  constexpr int kMaxLength = 5;
-  for (int batch = 1; batch <= 4; ++batch) {
-    std::vector<int32_t> lengths(batch, 0);
-    bool more = true;
-    while (more) {
-      for (int tile_rows = 1; tile_rows <= 4; ++tile_rows)
-        for (int spare = 0; spare <= 3; ++spare) {
+  const auto check = [](const std::vector<int32_t>& lengths) {
+    for_each_combination(
+        [&](int tile_rows, int spare) {
+          SCOPED_TRACE(testing::PrintToString(lengths) + " in tiles of " +
+                       std::to_string(tile_rows));
           check_slots(lengths, tile_rows, spare);
-          ASSERT_FALSE(HasFatalFailure())
-              << testing::PrintToString(lengths) << " in tiles of " << tile_rows;
-        }
-      more = false;
-      for (int digit = 0; digit < batch && !more; ++digit) {
-        lengths[digit] = lengths[digit] == kMaxLength ? 0 : lengths[digit] + 1;
-        more = lengths[digit] != 0;
-      }
-    }
-  }
+        },
+        from_to(1, 4), from_to(0, 3));
+  };
+  const std::vector<int> lengths = from_to(0, 5);
+  const auto check_some = [&](auto... some) { check({some...}); };
+  for_each_combination(check_some, lengths);
+  for_each_combination(check_some, lengths, lengths);
+  for_each_combination(check_some, lengths, lengths, lengths);
+  for_each_combination(check_some, lengths, lengths, lengths, lengths);
 }
 
 TEST(VarlenTile, CombinesWithAnOrderLongestFirst) {
