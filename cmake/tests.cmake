@@ -29,6 +29,11 @@ fa4_test(fa4_cpu_tests
   tests/cpu/test_cpu_bwd.cpp
   tests/cpu/test_cpu_combine.cpp
 )
+# The same once more per instruction set below the machine's best.
+foreach(isa avx2 baseline)
+  add_test(NAME fa4_cpu_tests_${isa} COMMAND fa4_cpu_tests)
+  set_tests_properties(fa4_cpu_tests_${isa} PROPERTIES ENVIRONMENT FA4_CPU_ISA=${isa} TIMEOUT 300)
+endforeach()
 fa4_test(fa4_dispatch_tests
   tests/dispatch/test_check.cpp
   tests/dispatch/test_select.cpp
@@ -49,7 +54,7 @@ if(fa4_gpu_targets)
   if(fa4_cutlass)
     fa4_test(fa4_descriptor_oracle_tests tests/core/test_descriptors_cutlass.cpp)
     target_include_directories(fa4_descriptor_oracle_tests SYSTEM PRIVATE
-                               ${fa4_cutlass}/source/include ${FA4_CUDA_INCLUDE})
+                               ${fa4_cutlass}/source/include ${FA4_CUDA_INCLUDE} ${FA4_CUDA_INCLUDE}/cccl)
   endif()
 endif()
 
