@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,7 +43,8 @@ def load() -> None:
             "another working directory, keeps Python from importing the sources."
         )
     try:
-        torch.ops.load_library(str(LIBRARY_PATH))
+        ops: Any = torch.ops
+        ops.load_library(str(LIBRARY_PATH))
     except OSError as error:
         raise ImportError(
             f"flash_attn4: {LIBRARY_PATH} does not load into torch {torch.__version__}: {error}"

@@ -19,10 +19,17 @@ from torch.compiler import is_compiling
 
 from flash_attn4._library import python_error
 
-_fwd = torch.ops.fa4.fwd.default
-_varlen_fwd = torch.ops.fa4.varlen_fwd.default
-_bwd = torch.ops.fa4.bwd.default
-_varlen_bwd = torch.ops.fa4.varlen_bwd.default
+_registry: Any = torch.library
+_fwd: Any = torch.ops.fa4.fwd.default
+_varlen_fwd: Any = torch.ops.fa4.varlen_fwd.default
+_bwd: Any = torch.ops.fa4.bwd.default
+_varlen_bwd: Any = torch.ops.fa4.varlen_bwd.default
+_OUT_VARIANTS: tuple[Any, ...] = (
+    torch.ops.fa4.fwd_out.default,
+    torch.ops.fa4.varlen_fwd_out.default,
+    torch.ops.fa4.bwd_out.default,
+    torch.ops.fa4.varlen_bwd_out.default,
+)
 
 Outputs = tuple[Tensor, Tensor]
 Gradients = tuple[Tensor | None, ...]
@@ -196,15 +203,14 @@ def _combine_gradients(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> Gr
     return dout_partial, torch.where(seen, weight * slope, 0.0), None
 
 
-torch.library.register_autograd("fa4::fwd", _fwd_gradients, setup_context=_save_fwd)
-torch.library.register_autograd(
-    "fa4::varlen_fwd", _varlen_fwd_gradients, setup_context=_save_varlen_fwd
-)
-torch.library.register_autograd("fa4::combine", _combine_gradients, setup_context=_save_combine)
-for _name in ("bwd", "varlen_bwd"):
-    torch.library.register_autograd(
-        f"fa4::{_name}", _no_second_derivative, setup_context=_save_nothing
-    )
+for _name, _backward, _save in (
+    ("fwd", _fwd_gradients, _save_fwd),
+    ("varlen_fwd", _varlen_fwd_gradients, _save_varlen_fwd),
+    ("combine", _combine_gradients, _save_combine),
+    ("bwd", _no_second_derivative, _save_nothing),
+    ("varlen_bwd", _no_second_derivative, _save_nothing),
+):
+    _registry.register_autograd(f"fa4::{_name}", _backward, setup_context=_save)
 
 
 # ---- Ops that write into the caller's buffers ----------------------------------------------------
@@ -227,47 +233,40 @@ def _refuse_gradients(op: Any) -> Callable[..., None]:
     return kernel
 
 
-_fragment = torch.library.Library("fa4", "FRAGMENT")
-for _op in (
-    torch.ops.fa4.fwd_out.default,
-    torch.ops.fa4.varlen_fwd_out.default,
-    torch.ops.fa4.bwd_out.default,
-    torch.ops.fa4.varlen_bwd_out.default,
-):
+_fragment = _registry.Library("fa4", "FRAGMENT")
+for _op in _OUT_VARIANTS:
     _fragment.impl(_op.name(), _refuse_gradients(_op), "Autograd", with_keyset=True)
 
 
 # ---- Fake kernels --------------------------------------------------------------------------------
 
 
-@torch.library.register_fake("fa4::fwd")
+def _check_operands(op: str, rank: int, q: Tensor, **others: Tensor | None) -> None:
+    """What shape inference relies on; the kernels check everything, in the same words."""
+    for name, other in others.items():
+        if other is not None and other.device != q.device:
+            text = f"must be on the device of q ({q.device}), got {other.device}"
+            raise RuntimeError(f"fa4::{op}: ValueError: {name}: {text}")
+    if q.dim() != rank:
+        rows = "batch, seqlen_q" if rank == 4 else "total_q"
+        text = f"must have shape ({rows}, heads_q, head_dim), got {tuple(q.shape)}"
+        raise RuntimeError(f"fa4::{op}: ValueError: q: {text}")
+
+
 def _fake_fwd(q: Tensor, k: Tensor, v: Tensor, *_options: Any, **_named: Any) -> Outputs:
+    _check_operands("fwd", 4, q, k=k, v=v)
     batch, seqlen_q, heads_q, _ = q.shape
     out = q.new_empty(batch, seqlen_q, heads_q, v.shape[-1])
     return out, q.new_empty(batch, heads_q, seqlen_q, dtype=torch.float32)
 
 
-@torch.library.register_fake("fa4::varlen_fwd")
 def _fake_varlen_fwd(q: Tensor, k: Tensor, v: Tensor, *_options: Any, **_named: Any) -> Outputs:
+    _check_operands("varlen_fwd", 3, q, k=k, v=v)
     total_q, heads_q, _ = q.shape
     out = q.new_empty(total_q, heads_q, v.shape[-1])
     return out, q.new_empty(heads_q, total_q, dtype=torch.float32)
 
 
-def _fake_bwd(op: Any) -> Callable[..., tuple[Tensor, ...]]:
-    names = [argument.name for argument in op._schema.arguments]
-    position = names.index("learnable_sink")
-
-    def kernel(*args: Any, **named: Any) -> tuple[Tensor, ...]:
-        _dout, q, k, v = args[:4]
-        sink = args[position] if len(args) > position else named.get("learnable_sink")
-        dsink = q.new_empty(0, dtype=torch.float32) if sink is None else sink.new_empty(sink.shape)
-        return (*(x.new_empty(x.shape) for x in (q, k, v)), dsink)
-
-    return kernel
-
-
-@torch.library.register_fake("fa4::combine")
 def _fake_combine(
     out_partial: Tensor, lse_partial: Tensor, out_dtype: torch.dtype | None = None
 ) -> Outputs:
@@ -275,7 +274,34 @@ def _fake_combine(
     return out, lse_partial.new_empty(lse_partial.shape[1:], dtype=torch.float32)
 
 
-for _name in ("bwd", "varlen_bwd"):
-    torch.library.register_fake(f"fa4::{_name}", _fake_bwd(getattr(torch.ops.fa4, _name).default))
-for _name in ("fwd_out", "varlen_fwd_out", "bwd_out", "varlen_bwd_out"):
-    torch.library.register_fake(f"fa4::{_name}", lambda *_args, **_buffers: None)
+def _fake_bwd(op: Any) -> Callable[..., tuple[Tensor, ...]]:
+    names = [argument.name for argument in op._schema.arguments]
+
+    def kernel(*args: Any, **named: Any) -> tuple[Tensor, ...]:
+        given = dict(zip(names, args, strict=False), **named)
+        q, k, v, sink = given["q"], given["k"], given["v"], given.get("learnable_sink")
+        dsink = q.new_empty(0, dtype=torch.float32) if sink is None else sink.new_empty(sink.shape)
+        return (*(x.new_empty(x.shape) for x in (q, k, v)), dsink)
+
+    return kernel
+
+
+def _fake_out_variant(op: Any) -> Callable[..., None]:
+    names = [argument.name for argument in op._schema.arguments]
+    rank = 3 if "cu_seqlens_q" in names else 4
+
+    def kernel(*args: Any, **buffers: Any) -> None:
+        given = dict(zip(names, args, strict=False), **buffers)
+        operands = {name: given[name] for name in ("k", "v")}
+        _check_operands(op._opname, rank, given["q"], **operands, **buffers)
+
+    return kernel
+
+
+_registry.register_fake("fa4::fwd", _fake_fwd)
+_registry.register_fake("fa4::varlen_fwd", _fake_varlen_fwd)
+_registry.register_fake("fa4::combine", _fake_combine)
+for _op in (_bwd, _varlen_bwd):
+    _registry.register_fake(_op.name(), _fake_bwd(_op))
+for _op in _OUT_VARIANTS:
+    _registry.register_fake(_op.name(), _fake_out_variant(_op))

@@ -194,11 +194,11 @@ def flash_attn_varlen_func(
     CUDA their contents are not read and not checked.
     """
     window_left, window_right = _pair("flash_attn_varlen_func", window_size)
+    if isinstance(max_seqlen_q, Tensor):
+        max_seqlen_q = _read_length("max_seqlen_q", max_seqlen_q)
+    if isinstance(max_seqlen_k, Tensor):
+        max_seqlen_k = _read_length("max_seqlen_k", max_seqlen_k)
     try:
-        if isinstance(max_seqlen_q, Tensor):
-            max_seqlen_q = int(max_seqlen_q.item())
-        if isinstance(max_seqlen_k, Tensor):
-            max_seqlen_k = int(max_seqlen_k.item())
         sequences = cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k
         options = softmax_scale, causal, window_left, window_right, softcap, learnable_sink
         lengths = seqused_q, seqused_k, page_table, num_splits
@@ -216,6 +216,15 @@ def _pair(function: str, window_size: tuple[Int, Int]) -> tuple[Int, Int]:
             f"{function}: window_size: must be a pair (left, right), got {window_size!r}"
         ) from None
     return left, right
+
+
+def _read_length(name: str, length: Tensor) -> int:
+    if length.numel() != 1 or length.is_floating_point():
+        raise ValueError(
+            f"flash_attn_varlen_func: {name}: must be one integer, got a tensor of shape "
+            f"{tuple(length.shape)}, {length.dtype}"
+        )
+    return int(length.item())
 
 
 def flash_attn_combine(
