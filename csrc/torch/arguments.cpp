@@ -60,9 +60,12 @@ void raise_unless_ok(const char* op, const Status& status) {
 }
 
 Argument::Argument(const char* op, const char* name, const Tensor& tensor)
-    : op(op), name(name), tensor(&tensor), rank(tensor.dim()) {
+    : op(op), name(name), tensor(&tensor) {
+  // torch takes None for a Tensor argument and hands over an undefined tensor.
+  if (!tensor.defined()) fail(Code::kInvalidType, "must be Tensor, got NoneType");
   int64_t* sizes = nullptr;
   int64_t* strides = nullptr;
+  rank = tensor.dim();
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_sizes(tensor.get(), &sizes));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(tensor.get(), &strides));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
