@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from tests.kernel_list import KERNELS, Kernel, instantiate
+from kernel_list import KERNELS, Kernel, instantiate
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools" / "build_backend"))

@@ -7,8 +7,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-
-from tests.kernel_list import FEATURES, KERNELS, TARGETS, markdown
+from kernel_list import FEATURES, KERNELS, TARGETS, markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 GENERATED = ROOT / "build" / f"cmake-{sysconfig.get_config_var('SOABI')}" / "generated"
