@@ -1,5 +1,5 @@
-// The C++ API: exact attention without torch. All functions are thread-safe, check every argument before
-// anything is launched or written, and never throw.
+// The C++ API: exact attention without torch. All functions are thread-safe, check every argument
+// before anything is launched or written, and never throw.
 #pragma once
 
 #include <string>
@@ -15,8 +15,8 @@ struct Device {
   int ordinal = 0;
 };
 
-/// Splits [0, count) over threads and returns when body has covered it. body(begin, end, context) must not
-/// throw. Null in Context: the library's own threads.
+/// Splits [0, count) over threads and returns when body has covered it. body(begin, end, context)
+/// must not throw. Null in Context: the library's own threads.
 using ParallelFor = void (*)(int64_t count, void (*body)(int64_t begin, int64_t end, void* context),
                              void* context);
 
@@ -25,7 +25,7 @@ struct Context {
   Device device;
   void* stream = nullptr;              // CUDA: a CUstream; null is the default stream
   ParallelFor parallel_for = nullptr;  // CPU
-  int num_threads = 0;                 // CPU: pieces worth making; 0: as many as the machine has cores
+  int num_threads = 0;  // CPU: pieces worth making; 0: as many as the machine has cores
 };
 
 /// out = softmax(mask(q k^T * softmax_scale)) v and lse, see FwdParams.

@@ -7,8 +7,9 @@
 
 namespace fa4 {
 
-/// Strides in elements of a (batch, row, head, dim) tensor whose last dimension is contiguous. Packed
-/// tensors (row, head, dim) have no batch stride. LSE is addressed the same way, without a dim.
+/// Strides in elements of a (batch, row, head, dim) tensor whose last dimension is contiguous.
+/// Packed tensors (row, head, dim) have no batch stride. LSE is addressed the same way, without a
+/// dim.
 struct Strides {
   int64_t batch = 0;
   int64_t row = 0;
@@ -29,8 +30,9 @@ using OutputF32 = View<float>;
 struct Problem {
   DType dtype = DType::kFloat32;  // of q, k, v, out and their gradients
   int64_t batch = 0;
-  int64_t seqlen_q = 0;    // rows per sequence; packed: an upper bound of the lengths
-  int64_t seqlen_k = 0;    // keys per sequence; packed: an upper bound; paged: pages per sequence * page_size
+  int64_t seqlen_q = 0;  // rows per sequence; packed: an upper bound of the lengths
+  int64_t seqlen_k =
+      0;  // keys per sequence; packed: an upper bound; paged: pages per sequence * page_size
   int64_t heads_q = 0;
   int64_t heads_k = 0;     // divides heads_q
   int64_t head_dim = 0;    // of q and k
@@ -55,8 +57,9 @@ struct Problem {
 };
 
 struct FwdParams : Problem {
-  Input q, k, v;  // paged: k and v are (page, row in page, head, dim), stride.batch is the page stride
-  Output out;     // rows that belong to no sequence become 0
+  Input q, k,
+      v;       // paged: k and v are (page, row in page, head, dim), stride.batch is the page stride
+  Output out;  // rows that belong to no sequence become 0
   OutputF32 lse;  // natural logarithm; -inf where a row sees no key and has no sink
 
   const int32_t* page_table = nullptr;  // (batch, pages per sequence); null: not paged

@@ -11,7 +11,8 @@ enum class Code : uint8_t {
   kOk,
   kInvalidValue,  // a shape, length, window or scale; Python: ValueError
   kInvalidType,   // an element type; Python: TypeError
-  kUnsupported,   // correct arguments that no kernel of this build serves; Python: NotImplementedError
+  kUnsupported,   // correct arguments that no kernel of this build serves; Python:
+                  // NotImplementedError
   kRuntime,       // the driver or the machine refused; Python: RuntimeError
 };
 
