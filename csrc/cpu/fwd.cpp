@@ -114,6 +114,14 @@ void make_split(const FwdCall& call, const Partials& partials, const TileIndex& 
   if (split != 0) tile.sink_log2 = nullptr;  // the sink counts once
 }
 
+/// Which kernel serves a tile depends on the sequence, not on the tile: the size of tiles depends
+/// on the number of threads, and results do not.
+void run_tile(const FwdCall& call, const TileIndex& index, const FwdTile& tile, Workspace& work) {
+  const Kernels& isa = kernels();
+  const bool few = call.packed_rows(index.sequence) <= isa.few_rows;
+  few ? isa.fwd_few_rows(tile, work) : isa.fwd_tile(tile, work);
+}
+
 void merge_tile(const FwdCall& call, const Partials& partials, const TileIndex& index) {
   const int64_t first_row = (index.tiles - 1 - index.tile) * call.tile_rows;
   const int64_t end = std::min(first_row + call.tile_rows, call.packed_rows(index.sequence));
@@ -148,13 +156,12 @@ Status run_split(const FwdCall& call, const TileOrder& order, int64_t splits,
   }
   partials.out.reset(new float[rows * splits * call.params.head_dim_v]);
   partials.lse.reset(new float[rows * splits]);
-  const Kernels& isa = kernels();
   Status status = for_each_item(context, order.size() * splits, order.work(), [&](int64_t item) {
     const TileIndex index = order.at(item / splits);
     Workspace& work = thread_workspace();
     FwdTile tile = make_tile(call, index, work);
     make_split(call, partials, index, item % splits, tile);
-    isa.fwd_tile(tile, work);
+    run_tile(call, index, tile, work);
   });
   if (!status.ok()) return status;
   const double merged = static_cast<double>(rows) * splits * call.params.head_dim_v;
@@ -163,10 +170,10 @@ Status run_split(const FwdCall& call, const TileOrder& order, int64_t splits,
 }
 
 Status run_whole(const FwdCall& call, const TileOrder& order, const Context& context) {
-  const Kernels& isa = kernels();
   return for_each_item(context, order.size(), order.work(), [&](int64_t item) {
     Workspace& work = thread_workspace();
-    isa.fwd_tile(make_tile(call, order.at(item), work), work);
+    const TileIndex index = order.at(item);
+    run_tile(call, index, make_tile(call, index, work), work);
   });
 }
 

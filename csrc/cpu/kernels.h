@@ -117,14 +117,16 @@ struct alignas(64) Workspace {
   float grads[kBlockKeys * kTileRows];
   float reference[kTileRows];
   float sum[kTileRows];
+  bool started[kTileRows / 8];  // panels whose accumulator holds something
   int32_t key_first[kTileRows];
   int32_t key_last[kTileRows];
 };
 
 struct Kernels {
   const char* name;
-  int lanes;
+  int few_rows;  // tiles with at most as many rows are faster with fwd_few_rows
   void (*fwd_tile)(const FwdTile& tile, Workspace& work);
+  void (*fwd_few_rows)(const FwdTile& tile, Workspace& work);
   void (*bwd_tile)(const BwdTile& tile, Workspace& work);
   void (*combine_row)(const CombineRow& row);
   /// Writes count floats times scale to dst, converted. count is a multiple of 8.

@@ -24,15 +24,16 @@ struct BwdBlock {
   Workspace& work;
   int32_t key;  // first key of the block
   int keys;     // keys of the block that exist
-  bool first;   // nothing is accumulated in dQ yet
-  bool masked;
+  bool masked;  // not every row of the tile sees every key
+  KeyPrefetch& prefetch;
 };
 
 /// dst[n][row] = sum over k of keys[n][k] * panel[k][row], for one panel of query rows.
 template <int kVecs>
-FA4_INLINE void key_products(const float* keys, int count, const float* panel, int dim,
+FA4_INLINE void key_products(const BwdBlock& block, const float* keys, const float* panel, int dim,
                              float* dst) {
-  for (int n = 0; n < count; n += kGroup) {
+  for (int n = 0; n < block.keys; n += kGroup) {
+    block.prefetch.step();
     Accumulators<kVecs> acc;
     multiply<kVecs, kRowFloats, 1, kPanel>(keys + n * kRowFloats, panel, dim, acc);
 #pragma GCC unroll 8
@@ -65,9 +66,9 @@ FA4_INLINE void bwd_softmax(const BwdBlock& block, int row) {
   }
 }
 
-FA4_INLINE void bwd_softmax(const BwdBlock& block, int row) {
+FA4_INLINE void bwd_softmax(const BwdBlock& block, View view, int row) {
   const bool capped = block.tile.score.cap_out_log2 != 0.0f;
-  if (block.masked) {
+  if (view == View::kPart) {
     capped ? bwd_softmax<true, true>(block, row) : bwd_softmax<true, false>(block, row);
   } else {
     capped ? bwd_softmax<false, true>(block, row) : bwd_softmax<false, false>(block, row);
@@ -75,20 +76,21 @@ FA4_INLINE void bwd_softmax(const BwdBlock& block, int row) {
 }
 
 template <int kVecs>
-FA4_INLINE void bwd_scores(const BwdBlock& block, int row) {
+FA4_INLINE void bwd_scores(const BwdBlock& block, View view, int row) {
   const BwdTile& tile = block.tile;
   Workspace& work = block.work;
-  key_products<kVecs>(work.k, block.keys, work.q_t + row * tile.head_dim, tile.head_dim,
+  key_products<kVecs>(block, work.k, work.q_t + row * tile.head_dim, tile.head_dim,
                       work.scores + row);
-  key_products<kVecs>(work.v, block.keys, work.dout_t + row * tile.head_dim_v, tile.head_dim_v,
+  key_products<kVecs>(block, work.v, work.dout_t + row * tile.head_dim_v, tile.head_dim_v,
                       work.grads + row);
-  for (int v = 0; v < kVecs; ++v) bwd_softmax(block, row + v * kLanes);
+  for (int v = 0; v < kVecs; ++v) bwd_softmax(block, view, row + v * kLanes);
 }
 
 /// dQ^T += K^T dS^T for one panel of query rows.
 template <int kVecs>
 FA4_INLINE void bwd_queries(const BwdBlock& block, int row) {
   float* dq_t = block.work.out_t + row * block.tile.head_dim;
+  bool& started = block.work.started[row / kPanel];
   for (int n = 0; n < block.tile.head_dim; n += kGroup) {
     Accumulators<kVecs> acc;
     multiply<kVecs, 1, kRowFloats, kTileRows>(block.work.k + n, block.work.grads + row, block.keys,
@@ -98,39 +100,59 @@ FA4_INLINE void bwd_queries(const BwdBlock& block, int row) {
 #pragma GCC unroll 2
       for (int v = 0; v < kVecs; ++v) {
         float* at = dq_t + (n + i) * kPanel + v * kLanes;
-        store(at, block.first ? acc[i][v] : load<Vec>(at) + acc[i][v]);
+        store(at, started ? load<Vec>(at) + acc[i][v] : acc[i][v]);
       }
     }
   }
+  started = true;
 }
 
-/// Columns [column, column + kVecs vectors) of acc[key][dim] += sum over rows of weights[key][row]
-/// * rows[row][dim]; keys past the last are computed, and not stored.
+/// One panel of query rows against the block: P^T, dS^T and dQ^T. Returns false if it sees nothing
+/// of it.
 template <int kVecs>
-FA4_INLINE void bwd_keys(const BwdBlock& block, const float* weights, const float* rows, float* dst,
-                         int64_t stride) {
-  for (int n = 0; n < block.keys; n += kGroup) {
+FA4_INLINE bool bwd_panel(const BwdBlock& block, int row) {
+  const View view = block.masked ? panel_view(block.tile, row, block.key, block.keys) : View::kAll;
+  if (view == View::kNothing) return false;
+  bwd_scores<kVecs>(block, view, row);
+  if (block.tile.dq.data != nullptr) bwd_queries<kVecs>(block, row);
+  return true;
+}
+
+/// One of dV += P^T dO and dK += dS^T Q.
+struct KeyProduct {
+  const float* weights;  // [key][kTileRows]
+  const float* rows;     // [row][kRowFloats]
+  int dim;
+  float* dst;
+  int64_t stride;
+};
+
+/// Columns from `column` on of dst[key][dim] += sum over the rows [first, last) of
+/// weights[key][row] * rows[row][dim]. Keys past the last are computed, and not stored.
+template <int kVecs>
+FA4_INLINE void bwd_columns(const KeyProduct& product, int keys, Interval rows, int column) {
+  const float* x = product.rows + rows.first * kRowFloats + column;
+  for (int n = 0; n < keys; n += kGroup) {
     Accumulators<kVecs> acc;
-    multiply<kVecs, kTileRows, 1, kRowFloats>(weights + n * kTileRows, rows, block.tile.rows, acc);
+    const float* weights = product.weights + n * kTileRows + rows.first;
+    multiply<kVecs, kTileRows, 1, kRowFloats>(weights, x, rows.last - rows.first, acc);
 #pragma GCC unroll 8
     for (int i = 0; i < kGroup; ++i) {
-      if (n + i >= block.keys) break;
+      if (n + i >= keys) break;
 #pragma GCC unroll 2
       for (int v = 0; v < kVecs; ++v) {
-        float* at = dst + (n + i) * stride + v * kLanes;
+        float* at = product.dst + (n + i) * product.stride + column + v * kLanes;
         store(at, load<Vec>(at) + acc[i][v]);
       }
     }
   }
 }
 
-void bwd_keys(const BwdBlock& block, const float* weights, const float* rows, int dim, float* dst,
-              int64_t stride) {
+void bwd_keys(const KeyProduct& product, int keys, Interval rows) {
   int column = 0;
-  for (; column + kLanes < dim; column += kPanel) {
-    bwd_keys<2>(block, weights, rows + column, dst + column, stride);
-  }
-  if (column < dim) bwd_keys<1>(block, weights, rows + column, dst + column, stride);
+  for (; column + kLanes < product.dim; column += kPanel)
+    bwd_columns<2>(product, keys, rows, column);
+  if (column < product.dim) bwd_columns<1>(product, keys, rows, column);
 }
 
 /// lse in log2 units and D of the tile's rows. Rows without keys and rows that do not exist get an
@@ -161,11 +183,10 @@ void bwd_store_queries(const BwdTile& tile, Workspace& work) {
   PackedRow at(tile.first_row, tile.group);
   for (int row = 0; row < tile.rows; row += kLanes) {
     const float* panel = work.out_t + row / kPanel * kPanel * tile.head_dim + row % kPanel;
-    float* rows = work.q + row * kRowFloats;
-    const float scale = tile.blocks.size() == 0 ? 0.0f : tile.softmax_scale;
-    transpose_out<kPanel>(panel, splat(scale), tile.head_dim, rows);
+    const float scale = work.started[row / kPanel] ? tile.softmax_scale : 0.0f;
+    transpose_out<kPanel>(panel, splat(scale), tile.head_dim, work.q);
     for (int i = 0; i < min_of(kLanes, tile.rows - row); ++i, at.next()) {
-      store_row(tile.dtype, rows + i * kRowFloats, 1.0f,
+      store_row(tile.dtype, work.q + i * kRowFloats, 1.0f,
                 element(tile.dtype, tile.dq.data, at.offset(tile.dq)), tile.head_dim);
     }
   }
@@ -177,35 +198,47 @@ void bwd_block(const BwdBlock& block) {
   load_key_rows(tile.dtype, tile.k, block.key, block.keys, tile.head_dim, work.k);
   load_key_rows(tile.dtype, tile.v, block.key, block.keys, tile.head_dim_v, work.v);
   const int rows = round_up(tile.rows, kLanes);
+  Interval seen{tile.rows, 0};  // rows of the panels that see something: they are neighbours
   for (int row = 0; row < rows; row += kPanel) {
-    if (rows - row > kLanes) {
-      bwd_scores<2>(block, row);
-      if (tile.dq.data != nullptr) bwd_queries<2>(block, row);
-    } else {
-      bwd_scores<1>(block, row);
-      if (tile.dq.data != nullptr) bwd_queries<1>(block, row);
-    }
+    if (!(rows - row > kLanes ? bwd_panel<2>(block, row) : bwd_panel<1>(block, row))) continue;
+    seen.first = min_of(seen.first, row);
+    seen.last = min_of(row + kPanel, tile.rows);
   }
-  if (tile.dk == nullptr) return;
+  if (tile.dk == nullptr || seen.empty()) return;
   const int64_t key = block.key - tile.accumulator_key;
-  bwd_keys(block, work.scores, work.dout, tile.head_dim_v, tile.dv + key * tile.dv_stride,
-           tile.dv_stride);
-  bwd_keys(block, work.grads, work.q, tile.head_dim, tile.dk + key * tile.dk_stride,
-           tile.dk_stride);
+  bwd_keys(
+      {work.scores, work.dout, tile.head_dim_v, tile.dv + key * tile.dv_stride, tile.dv_stride},
+      block.keys, seen);
+  bwd_keys({work.grads, work.q, tile.head_dim, tile.dk + key * tile.dk_stride, tile.dk_stride},
+           block.keys, seen);
+}
+
+void transpose_queries(const float* src, int rows, int dim, float* dst) {
+  for (int row = 0; row < rows; row += kLanes) {
+    float* panel = dst + row / kPanel * kPanel * dim + row % kPanel;
+    transpose_in<kPanel>(src + row * kRowFloats, dim, panel);
+  }
+}
+
+/// Q and dO of the tile, as rows and as panels.
+void load_queries(const BwdTile& tile, Workspace& work) {
+  PackedRow at(tile.first_row, tile.group);
+  load_query_rows(tile, tile.q, at, tile.rows, tile.head_dim, work.q);
+  at = PackedRow(tile.first_row, tile.group);
+  load_query_rows(tile, tile.dout, at, tile.rows, tile.head_dim_v, work.dout);
+  load_statistics(tile, work);
+  transpose_queries(work.q, tile.rows, tile.head_dim, work.q_t);
+  transpose_queries(work.dout, tile.rows, tile.head_dim_v, work.dout_t);
 }
 
 void bwd_tile(const BwdTile& tile, Workspace& work) {
-  if (tile.blocks.size() > 0) {
-    load_query_rows(tile, tile.q, tile.head_dim, work.q);
-    load_query_rows(tile, tile.dout, tile.head_dim_v, work.dout);
-    load_statistics(tile, work);
-    transpose_queries(work.q, tile.rows, tile.head_dim, work.q_t);
-    transpose_queries(work.dout, tile.rows, tile.head_dim_v, work.dout_t);
-  }
+  for (int row = 0; row < tile.rows; row += kPanel) work.started[row / kPanel] = false;
+  if (tile.blocks.size() > 0) load_queries(tile, work);
   for (int32_t index = tile.blocks.first; index < tile.blocks.last; ++index) {
     const int32_t key = index * kBlockKeys;
-    bwd_block({tile, work, key, min_of(kBlockKeys, tile.seqlen_k - key), index == tile.blocks.first,
-               tile.blocks.needs_mask(index)});
+    const int keys = min_of(kBlockKeys, tile.seqlen_k - key);
+    KeyPrefetch prefetch(tile, key + keys, 2 * (keys / kGroup) * ceil_div(tile.rows, kPanel));
+    bwd_block({tile, work, key, keys, tile.blocks.needs_mask(index), prefetch});
   }
   if (tile.dq.data != nullptr) bwd_store_queries(tile, work);
 }

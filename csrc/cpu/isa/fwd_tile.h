@@ -29,13 +29,14 @@ struct FwdBlock {
   Workspace& work;
   int32_t key;  // first key of the block
   int keys;     // keys of the block that exist
-  bool first;   // nothing is accumulated yet
-  bool masked;
+  bool masked;  // not every row of the tile sees every key
+  KeyPrefetch& prefetch;
 };
 
 template <int kVecs>
 FA4_INLINE void fwd_scores(const FwdBlock& block, const float* q_t) {
   for (int n = 0; n < block.keys; n += kGroup) {
+    block.prefetch.step();
     Accumulators<kVecs> acc;
     multiply<kVecs, kRowFloats, 1, kPanel>(block.work.k + n * kRowFloats, q_t, block.tile.head_dim,
                                            acc);
@@ -66,13 +67,14 @@ FA4_INLINE Vec fwd_maximum(const FwdBlock& block, float* scores, int row) {
 }
 
 /// One vector of rows: scores become weights, reference and sum advance. Returns the factor for O.
-FA4_INLINE Vec fwd_softmax(const FwdBlock& block, float* scores, int row) {
+FA4_INLINE Vec fwd_softmax(const FwdBlock& block, View view, float* scores, int row) {
   const ScoreFunction& score = block.tile.score;
   const bool capped = score.cap_out_log2 != 0.0f;
-  const Vec maximum = block.masked ? (capped ? fwd_maximum<true, true>(block, scores, row)
-                                             : fwd_maximum<true, false>(block, scores, row))
-                                   : (capped ? fwd_maximum<false, true>(block, scores, row)
-                                             : fwd_maximum<false, false>(block, scores, row));
+  const Vec maximum = view == View::kPart
+                          ? (capped ? fwd_maximum<true, true>(block, scores, row)
+                                    : fwd_maximum<true, false>(block, scores, row))
+                          : (capped ? fwd_maximum<false, true>(block, scores, row)
+                                    : fwd_maximum<false, false>(block, scores, row));
   float* reference_at = block.work.reference + row;
   float* sum_at = block.work.sum + row;
   const Vec old_reference = load<Vec>(reference_at);
@@ -92,9 +94,10 @@ FA4_INLINE Vec fwd_softmax(const FwdBlock& block, float* scores, int row) {
   return factor;
 }
 
-/// O^T = O^T * factor + V^T P^T.
+/// O^T = O^T * factor + V^T P^T, or V^T P^T when nothing is accumulated yet.
 template <int kVecs>
-FA4_INLINE void fwd_accumulate(const FwdBlock& block, const Vec (&factor)[kVecs], float* out_t) {
+FA4_INLINE void fwd_accumulate(const FwdBlock& block, const Vec (&factor)[kVecs], bool started,
+                               float* out_t) {
   for (int n = 0; n < block.tile.head_dim_v; n += kGroup) {
     Accumulators<kVecs> acc;
     multiply<kVecs, 1, kRowFloats, kPanel>(block.work.v + n, block.work.scores, block.keys, acc);
@@ -103,41 +106,51 @@ FA4_INLINE void fwd_accumulate(const FwdBlock& block, const Vec (&factor)[kVecs]
 #pragma GCC unroll 2
       for (int v = 0; v < kVecs; ++v) {
         float* at = out_t + (n + i) * kPanel + v * kLanes;
-        store(at, block.first ? acc[i][v] : load<Vec>(at) * factor[v] + acc[i][v]);
+        store(at, started ? load<Vec>(at) * factor[v] + acc[i][v] : acc[i][v]);
       }
     }
   }
 }
 
+/// One panel of query rows against the block.
 template <int kVecs>
 FA4_INLINE void fwd_panel(const FwdBlock& block, int row) {
-  fwd_scores<kVecs>(block, block.work.q_t + row * block.tile.head_dim);
+  Workspace& work = block.work;
+  const View view = block.masked ? panel_view(block.tile, row, block.key, block.keys) : View::kAll;
+  if (view == View::kNothing) return;
+  fwd_scores<kVecs>(block, work.q_t + row * block.tile.head_dim);
   Vec factor[kVecs];
   for (int v = 0; v < kVecs; ++v) {
-    factor[v] = fwd_softmax(block, block.work.scores + v * kLanes, row + v * kLanes);
+    factor[v] = fwd_softmax(block, view, work.scores + v * kLanes, row + v * kLanes);
   }
-  fwd_accumulate<kVecs>(block, factor, block.work.out_t + row * block.tile.head_dim_v);
+  bool& started = work.started[row / kPanel];
+  fwd_accumulate<kVecs>(block, factor, started, work.out_t + row * block.tile.head_dim_v);
+  started = true;
 }
 
-/// Adds the sinks and stores out and lse of one vector of rows.
+/// Adds the sink to a finished row of the tile and stores its lse. Returns the factor for its O.
+FA4_INLINE float finish_row(const FwdTile& tile, Workspace& work, int row, const PackedRow& at) {
+  float reference = work.reference[row];
+  float sum = work.sum[row];
+  float factor = reference == kMinusInfinity ? 0.0f : 1.0f;
+  // A row whose only keys were NaN has no reference either, and stays NaN.
+  if (tile.sink_log2 != nullptr && sum == sum) {
+    factor *= add_sink(reference, sum, tile.sink_log2[at.head]);
+  }
+  tile.lse.data[at.offset(tile.lse)] = row_lse(reference, sum);
+  return factor * final_scale(sum);
+}
+
+/// Stores out and lse of one vector of rows.
 FA4_INLINE void fwd_store(const FwdTile& tile, Workspace& work, int row) {
   float factor[kLanes] = {};
-  PackedRow at(tile.first_row + row, tile.group);
+  const PackedRow start(tile.first_row + row, tile.group);
   const int rows = min_of(kLanes, tile.rows - row);
-  for (int i = 0; i < rows; ++i, at.next()) {
-    float reference = work.reference[row + i];
-    float sum = work.sum[row + i];
-    float sink_factor = reference == kMinusInfinity ? 0.0f : 1.0f;
-    // A row whose only keys were NaN has no reference either, and stays NaN.
-    if (tile.sink_log2 != nullptr && sum == sum) {
-      sink_factor *= add_sink(reference, sum, tile.sink_log2[at.head]);
-    }
-    factor[i] = sink_factor * final_scale(sum);
-    tile.lse.data[at.offset(tile.lse)] = row_lse(reference, sum);
-  }
+  PackedRow at = start;
+  for (int i = 0; i < rows; ++i, at.next()) factor[i] = finish_row(tile, work, row + i, at);
   const float* panel = work.out_t + row / kPanel * kPanel * tile.head_dim_v + row % kPanel;
   transpose_out<kPanel>(panel, load<Vec>(factor), tile.head_dim_v, work.q);
-  at = PackedRow(tile.first_row + row, tile.group);
+  at = start;
   for (int i = 0; i < rows; ++i, at.next()) {
     store_row(tile.out_dtype, work.q + i * kRowFloats, 1.0f,
               element(tile.out_dtype, tile.out.data, at.offset(tile.out)), tile.head_dim_v);
@@ -145,20 +158,20 @@ FA4_INLINE void fwd_store(const FwdTile& tile, Workspace& work, int row) {
 }
 
 void fwd_tile(const FwdTile& tile, Workspace& work) {
-  load_query_rows(tile, tile.q, tile.head_dim, work.q);
-  transpose_queries(work.q, tile.rows, tile.head_dim, work.q_t);
   const int rows = round_up(tile.rows, kLanes);
+  load_panels(tile, tile.q, tile.head_dim, work.q, work.q_t);
   for (int row = 0; row < rows; row += kLanes) {
     store(work.reference + row, splat(kMinusInfinity));
     store(work.sum + row, Vec{});
+    work.started[row / kPanel] = false;
   }
   for (int32_t index = tile.blocks.first; index < tile.blocks.last; ++index) {
     const int32_t key = index * kBlockKeys;
     const int keys = min_of(kBlockKeys, tile.seqlen_k - key);
     load_key_rows(tile.dtype, tile.k, key, keys, tile.head_dim, work.k);
     load_key_rows(tile.dtype, tile.v, key, keys, tile.head_dim_v, work.v);
-    const FwdBlock block{
-        tile, work, key, keys, index == tile.blocks.first, tile.blocks.needs_mask(index)};
+    KeyPrefetch prefetch(tile, key + keys, keys / kGroup * ceil_div(rows, kPanel));
+    const FwdBlock block{tile, work, key, keys, tile.blocks.needs_mask(index), prefetch};
     for (int row = 0; row < rows; row += kPanel) {
       if (rows - row > kLanes) {
         fwd_panel<2>(block, row);

@@ -66,29 +66,61 @@ struct PackedRow {
   }
 };
 
-/// The rows of a tile as float32 rows at distance kRowFloats, and zero rows up to a whole vector of
-/// rows.
-void load_query_rows(const Tile& tile, const QueryRows& src, int dim, float* dst) {
-  PackedRow at(tile.first_row, tile.group);
-  for (int i = 0; i < tile.rows; ++i, at.next()) {
+/// `count` rows from `at` on as float32 rows at distance kRowFloats, and zero rows up to a whole
+/// vector of rows. Advances `at`.
+void load_query_rows(const Tile& tile, const QueryRows& src, PackedRow& at, int count, int dim,
+                     float* dst) {
+  for (int i = 0; i < count; ++i, at.next()) {
     load_row(tile.dtype, element(tile.dtype, src.data, at.offset(src)), dst + i * kRowFloats, dim);
   }
-  for (int i = tile.rows; i < round_up(tile.rows, kLanes); ++i) zero_row(dst + i * kRowFloats, dim);
+  for (int i = count; i < round_up(count, kLanes); ++i) zero_row(dst + i * kRowFloats, dim);
+}
+
+/// Offset of a key in elements.
+FA4_INLINE int64_t key_offset(const KeyRows& rows, int64_t key) {
+  if (rows.pages == nullptr) return key * rows.row_stride;
+  return rows.pages[key / rows.page_size] * rows.page_stride +
+         key % rows.page_size * rows.row_stride;
 }
 
 /// Keys [first, first + count) as float32 rows, and zero rows up to a whole group.
 void load_key_rows(DType dtype, const KeyRows& src, int32_t first, int count, int dim, float* dst) {
   for (int i = 0; i < count; ++i) {
-    int64_t offset = (first + i) * src.row_stride;
-    if (src.pages != nullptr) {
-      const int64_t key = first + i;
-      offset =
-          src.pages[key / src.page_size] * src.page_stride + key % src.page_size * src.row_stride;
-    }
-    load_row(dtype, element(dtype, src.data, offset), dst + i * kRowFloats, dim);
+    load_row(dtype, element(dtype, src.data, key_offset(src, first + i)), dst + i * kRowFloats,
+             dim);
   }
   for (int i = count; i < round_up(count, kGroup); ++i) zero_row(dst + i * kRowFloats, dim);
 }
+
+FA4_INLINE void prefetch_row(DType dtype, const KeyRows& rows, int32_t key, int dim) {
+  const char* row = static_cast<const char*>(element(dtype, rows.data, key_offset(rows, key)));
+  const int bytes = dim * (dtype == DType::kFloat32 ? 4 : 2);
+  for (int i = 0; i < bytes; i += 64) __builtin_prefetch(row + i);
+}
+
+/// Brings the keys of the next block into the cache, a few rows per step, while the present block
+/// is computed: rows are short pieces far apart, which the machine's own prefetchers do not follow.
+class KeyPrefetch {
+ public:
+  FA4_INLINE KeyPrefetch(const Tile& tile, int32_t next_key, int steps)
+      : tile_(tile),
+        key_(next_key),
+        end_(min_of(next_key + kBlockKeys, tile.seqlen_k)),
+        per_step_(kBlockKeys / max_of(steps, 1) + 1) {}
+
+  FA4_INLINE void step() {
+    for (int i = 0; i < per_step_ && key_ < end_; ++i, ++key_) {
+      prefetch_row(tile_.dtype, tile_.k, key_, tile_.head_dim);
+      prefetch_row(tile_.dtype, tile_.v, key_, tile_.head_dim_v);
+    }
+  }
+
+ private:
+  const Tile& tile_;
+  int32_t key_;
+  int32_t end_;
+  int per_step_;
+};
 
 /// dst[dim][lane] = src[lane][dim] for one vector of rows; dst rows are kStride floats apart.
 template <int kStride>
@@ -123,10 +155,13 @@ FA4_INLINE void transpose_out(const float* src, Vec factor, int dim, float* dst)
 }
 
 /// Query rows of a tile with the rows in the lanes: panels of [dim][kPanel], one after another.
-void transpose_queries(const float* src, int rows, int dim, float* dst) {
-  for (int row = 0; row < rows; row += kLanes) {
-    float* panel = dst + row / kPanel * kPanel * dim + row % kPanel;
-    transpose_in<kPanel>(src + row * kRowFloats, dim, panel);
+/// `rows` is scratch for kLanes rows.
+void load_panels(const Tile& tile, const QueryRows& src, int dim, float* rows, float* panels) {
+  PackedRow at(tile.first_row, tile.group);
+  for (int row = 0; row < tile.rows; row += kLanes) {
+    const int count = min_of(kLanes, tile.rows - row);
+    load_query_rows(tile, src, at, count, dim, rows);
+    transpose_in<kPanel>(rows, dim, panels + row / kPanel * kPanel * dim + row % kPanel);
   }
 }
 

@@ -24,6 +24,18 @@ FA4_INLINE Vec tanh(Vec y) {
   return magnitude <= 0.65f ? small : (y < 0.0f ? -large : large);
 }
 
+/// What the rows of a panel see of a block of keys.
+enum class View : uint8_t { kNothing, kPart, kAll };
+
+/// View of the panel that starts at `row` of the keys [key, key + keys). The ends of the rows'
+/// intervals rise with the row, so the first and the last row bound all between them.
+FA4_INLINE View panel_view(const Tile& tile, int row, int32_t key, int keys) {
+  const int last = min_of(row + kPanel, tile.rows) - 1;
+  if (key >= tile.key_last[last] || key + keys <= tile.key_first[row]) return View::kNothing;
+  const bool all = key >= tile.key_first[last] && key + keys <= tile.key_last[row];
+  return all ? View::kAll : View::kPart;
+}
+
 /// Keys that the rows in the lanes see: [first, last).
 struct VisibleLanes {
   IVec first;
