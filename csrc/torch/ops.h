@@ -5,11 +5,10 @@
 #include <optional>
 #include <tuple>
 
-#include "csrc/torch/arguments.h"
+#include "csrc/torch/problem.h"
 
 namespace fa4::torch_ops {
 
-using OptionalTensor = std::optional<Tensor>;
 using OutLse = std::tuple<Tensor, Tensor>;
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
