@@ -9,6 +9,8 @@ import torch
 from conftest import Device
 from torch import Tensor
 
+import flash_attn4  # noqa: F401  (registers torch.ops.fa4)
+
 FWD_OPTIONS: list[dict[str, Any]] = [
     {},
     {"softmax_scale": 0.3, "causal": True, "softcap": 5.0},
@@ -71,6 +73,18 @@ def test_opcheck_varlen_fwd(options: dict[str, Any], grad: bool, device: Device)
     case = Dense(device, grad=grad)
     arguments = (*case.packed, *case.lengths, 7, 9)
     check(torch.ops.fa4.varlen_fwd.default, arguments, case.named(options))
+
+
+def test_opcheck_strided(device: Device) -> None:
+    """Results are contiguous whatever the strides of the operands, and fakes know it."""
+    case = Dense(device, grad=False)
+    strided = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in case.dense]
+    check(torch.ops.fa4.fwd.default, tuple(strided), {})
+    out, lse = torch.ops.fa4.fwd(*strided)
+    assert out.is_contiguous()
+    assert lse.is_contiguous()
+    dout = torch.ones_like(out).transpose(1, 2).contiguous().transpose(1, 2)
+    check(torch.ops.fa4.bwd.default, (dout, *strided, out, lse), {})
 
 
 def test_opcheck_paged(device: Device) -> None:
