@@ -11,7 +11,7 @@
 
 namespace fa4::cpu {
 
-constexpr int kTileRows = 128;  // most packed query rows of a tile
+constexpr int kTileRows = 256;  // most packed query rows of a tile
 constexpr int kBlockKeys = 64;  // keys per step
 constexpr int kMaxHeadDim = 256;
 // Distance of rows in scratch, in floats: 17 cache lines, so that neighbouring rows fall into

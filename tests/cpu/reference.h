@@ -84,7 +84,7 @@ struct Tensor {
 };
 
 struct Case {
-  std::string name;
+  std::string name = {};
   DType dtype = DType::kFloat32;
   int64_t batch = 1, seqlen_q = 1, seqlen_k = 1;
   int64_t heads_q = 1, heads_k = 1, head_dim = 16, head_dim_v = 16;
@@ -429,6 +429,12 @@ inline std::vector<uint64_t> bytes(std::initializer_list<const Tensor*> tensors)
   std::vector<uint64_t> all;
   for (const Tensor* t : tensors) all.insert(all.end(), t->storage.begin(), t->storage.end());
   return all;
+}
+
+/// Name of a parameterised test.
+template <class Info>
+std::string case_name(const Info& info) {
+  return info.param.name + "_" + std::to_string(info.index);
 }
 
 /// A pool for Context: every piece runs on a thread of its own.

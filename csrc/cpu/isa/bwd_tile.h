@@ -107,17 +107,6 @@ FA4_INLINE void bwd_queries(const BwdBlock& block, int row) {
   started = true;
 }
 
-/// One panel of query rows against the block: P^T, dS^T and dQ^T. Returns false if it sees nothing
-/// of it.
-template <int kVecs>
-FA4_INLINE bool bwd_panel(const BwdBlock& block, int row) {
-  const View view = block.masked ? panel_view(block.tile, row, block.key, block.keys) : View::kAll;
-  if (view == View::kNothing) return false;
-  bwd_scores<kVecs>(block, view, row);
-  if (block.tile.dq.data != nullptr) bwd_queries<kVecs>(block, row);
-  return true;
-}
-
 /// One of dV += P^T dO and dK += dS^T Q.
 struct KeyProduct {
   const float* weights;  // [key][kTileRows]
@@ -192,17 +181,42 @@ void bwd_store_queries(const BwdTile& tile, Workspace& work) {
   }
 }
 
+/// Zeros for rows that hold NaN or infinity. Where such a row is seen, its P or dS is NaN already
+/// and stays NaN in the product with zero; where it is not seen, the weight 0 would not hide it.
+void clear_nonfinite_rows(float* rows, int count, int dim) {
+  for (int i = 0; i < count; ++i) {
+    if (!is_finite_row(rows + i * kRowFloats, dim)) zero_row(rows + i * kRowFloats, dim);
+  }
+}
+
+/// Calls body(row, vectors) for every panel of [first, last), vectors being a compile-time 1 or 2.
+template <class Body>
+FA4_INLINE void for_each_panel(int first, int last, Body body) {
+  for (int row = first; row < last; row += kPanel) {
+    if (last - row > kLanes) {
+      body(row, std::integral_constant<int, 2>{});
+    } else {
+      body(row, std::integral_constant<int, 1>{});
+    }
+  }
+}
+
 void bwd_block(const BwdBlock& block) {
   const BwdTile& tile = block.tile;
   Workspace& work = block.work;
   load_key_rows(tile.dtype, tile.k, block.key, block.keys, tile.head_dim, work.k);
   load_key_rows(tile.dtype, tile.v, block.key, block.keys, tile.head_dim_v, work.v);
-  const int rows = round_up(tile.rows, kLanes);
   Interval seen{tile.rows, 0};  // rows of the panels that see something: they are neighbours
-  for (int row = 0; row < rows; row += kPanel) {
-    if (!(rows - row > kLanes ? bwd_panel<2>(block, row) : bwd_panel<1>(block, row))) continue;
-    seen.first = min_of(seen.first, row);
-    seen.last = min_of(row + kPanel, tile.rows);
+  for_each_panel(0, tile.rows, [&](int row, auto vectors) {
+    const View view = block.masked ? panel_view(tile, row, block.key, block.keys) : View::kAll;
+    if (view == View::kNothing) return;
+    bwd_scores<vectors.value>(block, view, row);
+    seen = {min_of(seen.first, row), min_of(row + kPanel, tile.rows)};
+  });
+  if (block.masked) clear_nonfinite_rows(work.k, block.keys, tile.head_dim);
+  if (tile.dq.data != nullptr) {
+    for_each_panel(seen.first, seen.last,
+                   [&](int row, auto vectors) { bwd_queries<vectors.value>(block, row); });
   }
   if (tile.dk == nullptr || seen.empty()) return;
   const int64_t key = block.key - tile.accumulator_key;
@@ -229,6 +243,7 @@ void load_queries(const BwdTile& tile, Workspace& work) {
   load_statistics(tile, work);
   transpose_queries(work.q, tile.rows, tile.head_dim, work.q_t);
   transpose_queries(work.dout, tile.rows, tile.head_dim_v, work.dout_t);
+  clear_nonfinite_rows(work.q, tile.rows, tile.head_dim);
 }
 
 void bwd_tile(const BwdTile& tile, Workspace& work) {

@@ -18,43 +18,55 @@ FA4_INLINE float sum_lanes(Vec8 value) {
   return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
-/// scores[row][n] of kRows rows against four keys.
-template <DType kType, int kRows>
-FA4_INLINE void few_scores(const float* q, const void* const (&keys)[kKeysAtOnce], int dim,
-                           float* scores) {
-  Vec8 acc[kRows][kKeysAtOnce] = {};
+/// Addresses of kKeys keys from `key` on.
+template <DType kType, int kKeys>
+struct KeyAddresses {
+  const void* at[kKeys];
+
+  FA4_INLINE KeyAddresses(const KeyRows& rows, int32_t key) {
+#pragma GCC unroll 4
+    for (int n = 0; n < kKeys; ++n) at[n] = element(kType, rows.data, key_offset(rows, key + n));
+  }
+};
+
+/// scores[row][n] of kRows rows against kKeys keys.
+template <DType kType, int kRows, int kKeys>
+FA4_INLINE void few_scores(const float* q, const KeyRows& k, int32_t key, int dim, float* scores) {
+  const KeyAddresses<kType, kKeys> keys(k, key);
+  Vec8 acc[kRows][kKeys] = {};
   for (int i = 0; i < dim; i += 8) {
 #pragma GCC unroll 4
-    for (int n = 0; n < kKeysAtOnce; ++n) {
-      const Vec8 key = load8<kType>(keys[n], i);
+    for (int n = 0; n < kKeys; ++n) {
+      const Vec8 row = load8<kType>(keys.at[n], i);
 #pragma GCC unroll 2
-      for (int r = 0; r < kRows; ++r) acc[r][n] += key * load<Vec8>(q + r * kRowFloats + i);
+      for (int r = 0; r < kRows; ++r) acc[r][n] += row * load<Vec8>(q + r * kRowFloats + i);
     }
   }
 #pragma GCC unroll 2
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-    for (int n = 0; n < kKeysAtOnce; ++n) scores[r * kBlockKeys + n] = sum_lanes(acc[r][n]);
+    for (int n = 0; n < kKeys; ++n) scores[r * kBlockKeys + n] = sum_lanes(acc[r][n]);
   }
 }
 
-/// out[row] += sum of weights[row][n] * values[n] over four keys, for kRows rows.
-template <DType kType, int kRows>
-FA4_INLINE void few_accumulate(const float* weights, const void* const (&values)[kKeysAtOnce],
-                               int dim, float* out) {
-  float weight[kRows][kKeysAtOnce];
+/// out[row] += sum of weights[row][n] * values[n] over kKeys keys, for kRows rows.
+template <DType kType, int kRows, int kKeys>
+FA4_INLINE void few_accumulate(const float* weights, const KeyRows& v, int32_t key, int dim,
+                               float* out) {
+  const KeyAddresses<kType, kKeys> values(v, key);
+  float weight[kRows][kKeys];
 #pragma GCC unroll 2
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-    for (int n = 0; n < kKeysAtOnce; ++n) weight[r][n] = weights[r * kBlockKeys + n];
+    for (int n = 0; n < kKeys; ++n) weight[r][n] = weights[r * kBlockKeys + n];
   }
   for (int i = 0; i < dim; i += 8) {
     Vec8 acc[kRows];
 #pragma GCC unroll 2
     for (int r = 0; r < kRows; ++r) acc[r] = load<Vec8>(out + r * kRowFloats + i);
 #pragma GCC unroll 4
-    for (int n = 0; n < kKeysAtOnce; ++n) {
-      const Vec8 value = load8<kType>(values[n], i);
+    for (int n = 0; n < kKeys; ++n) {
+      const Vec8 value = load8<kType>(values.at[n], i);
 #pragma GCC unroll 2
       for (int r = 0; r < kRows; ++r) acc[r] += value * weight[r][n];
     }
@@ -63,15 +75,7 @@ FA4_INLINE void few_accumulate(const float* weights, const void* const (&values)
   }
 }
 
-/// Addresses of four keys from `key` on; those at and past `last` repeat the one before.
-FA4_INLINE void few_addresses(DType dtype, const KeyRows& rows, int32_t key, int32_t last,
-                              const void* (&at)[kKeysAtOnce]) {
-  for (int n = 0; n < kKeysAtOnce; ++n) {
-    at[n] = element(dtype, rows.data, key_offset(rows, min_of(key + n, last - 1)));
-  }
-}
-
-/// Asks for the four rows kKeysAhead further on.
+/// Asks for the rows kKeysAhead further on.
 FA4_INLINE void few_prefetch(DType dtype, const KeyRows& rows, int32_t key, int32_t seqlen,
                              int dim) {
   const int32_t end = min_of(key + kKeysAhead + kKeysAtOnce, seqlen);
@@ -121,22 +125,28 @@ template <DType kType, int kRows>
 FA4_INLINE void few_keys(const FwdTile& tile, Workspace& work, int row, int32_t first,
                          int32_t last) {
   const int count = last - first;
-  const void* at[kKeysAtOnce];
-  for (int n = 0; n < count; n += kKeysAtOnce) {
+  const float* q = work.q + row * kRowFloats;
+  int n = 0;
+  for (; n + kKeysAtOnce <= count; n += kKeysAtOnce) {
     few_prefetch(kType, tile.k, first + n, tile.seqlen_k, tile.head_dim);
-    few_addresses(kType, tile.k, first + n, last, at);
-    few_scores<kType, kRows>(work.q + row * kRowFloats, at, tile.head_dim, work.scores + n);
+    few_scores<kType, kRows, kKeysAtOnce>(q, tile.k, first + n, tile.head_dim, work.scores + n);
   }
+  for (; n < count; ++n)
+    few_scores<kType, kRows, 1>(q, tile.k, first + n, tile.head_dim, work.scores + n);
   float factor[kRows];
   for (int r = 0; r < kRows; ++r) {
     factor[r] = few_softmax(tile.score, work.scores + r * kBlockKeys, count,
                             work.reference[row + r], work.sum[row + r]);
     zero_row(work.grads + r * kRowFloats, tile.head_dim_v);
   }
-  for (int n = 0; n < count; n += kKeysAtOnce) {
+  for (n = 0; n + kKeysAtOnce <= count; n += kKeysAtOnce) {
     few_prefetch(kType, tile.v, first + n, tile.seqlen_k, tile.head_dim_v);
-    few_addresses(kType, tile.v, first + n, last, at);
-    few_accumulate<kType, kRows>(work.scores + n, at, tile.head_dim_v, work.grads);
+    few_accumulate<kType, kRows, kKeysAtOnce>(work.scores + n, tile.v, first + n, tile.head_dim_v,
+                                              work.grads);
+  }
+  for (; n < count; ++n) {
+    few_accumulate<kType, kRows, 1>(work.scores + n, tile.v, first + n, tile.head_dim_v,
+                                    work.grads);
   }
   for (int r = 0; r < kRows; ++r) {
     float* out = work.out_t + (row + r) * kRowFloats;

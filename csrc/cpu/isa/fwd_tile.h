@@ -27,11 +27,13 @@ namespace {
 struct FwdBlock {
   const Tile& tile;
   Workspace& work;
-  int32_t key;  // first key of the block
-  int keys;     // keys of the block that exist
-  bool masked;  // not every row of the tile sees every key
+  int32_t key;         // first key of the block
+  int keys;            // keys of the block that exist
+  bool masked;         // not every row of the tile sees every key
+  uint64_t set_aside;  // keys whose values are in work.dout, see set_aside_values
   KeyPrefetch& prefetch;
 };
+static_assert(kBlockKeys <= 64, "a bit per key");
 
 template <int kVecs>
 FA4_INLINE void fwd_scores(const FwdBlock& block, const float* q_t) {
@@ -112,6 +114,35 @@ FA4_INLINE void fwd_accumulate(const FwdBlock& block, const Vec (&factor)[kVecs]
   }
 }
 
+/// A weight of 0 hides a key only if its values are finite. In blocks where some rows do not see
+/// some keys, rows of V with NaN or infinity are therefore replaced by zeros, kept in work.dout,
+/// and added for the rows that see them. Returns their bits.
+FA4_INLINE uint64_t set_aside_values(Workspace& work, int keys, int dim) {
+  uint64_t set_aside = 0;
+  for (int n = 0; n < keys; ++n) {
+    float* row = work.v + n * kRowFloats;
+    if (is_finite_row(row, dim)) continue;
+    set_aside |= uint64_t{1} << n;
+    __builtin_memcpy(work.dout + n * kRowFloats, row, dim * sizeof(float));
+    zero_row(row, dim);
+  }
+  return set_aside;
+}
+
+/// O^T += V^T P^T over the keys set aside, for one vector of rows.
+FA4_INLINE void add_set_aside(const FwdBlock& block, const float* weights, int row, float* out_t) {
+  const VisibleLanes visible(block.tile, row);
+  for (uint64_t rest = block.set_aside; rest != 0; rest &= rest - 1) {
+    const int n = __builtin_ctzll(rest);
+    const float* values = block.work.dout + n * kRowFloats;
+    const Vec weight = load<Vec>(weights + n * kPanel);
+    for (int i = 0; i < block.tile.head_dim_v; ++i) {
+      const Vec product = visible.select(block.key + n, weight * values[i], 0.0f);
+      store(out_t + i * kPanel, load<Vec>(out_t + i * kPanel) + product);
+    }
+  }
+}
+
 /// One panel of query rows against the block.
 template <int kVecs>
 FA4_INLINE void fwd_panel(const FwdBlock& block, int row) {
@@ -124,8 +155,12 @@ FA4_INLINE void fwd_panel(const FwdBlock& block, int row) {
     factor[v] = fwd_softmax(block, view, work.scores + v * kLanes, row + v * kLanes);
   }
   bool& started = work.started[row / kPanel];
-  fwd_accumulate<kVecs>(block, factor, started, work.out_t + row * block.tile.head_dim_v);
+  float* out_t = work.out_t + row * block.tile.head_dim_v;
+  fwd_accumulate<kVecs>(block, factor, started, out_t);
   started = true;
+  for (int v = 0; v < kVecs && block.set_aside != 0; ++v) {
+    add_set_aside(block, work.scores + v * kLanes, row + v * kLanes, out_t + v * kLanes);
+  }
 }
 
 /// Adds the sink to a finished row of the tile and stores its lse. Returns the factor for its O.
@@ -171,7 +206,9 @@ void fwd_tile(const FwdTile& tile, Workspace& work) {
     load_key_rows(tile.dtype, tile.k, key, keys, tile.head_dim, work.k);
     load_key_rows(tile.dtype, tile.v, key, keys, tile.head_dim_v, work.v);
     KeyPrefetch prefetch(tile, key + keys, keys / kGroup * ceil_div(rows, kPanel));
-    const FwdBlock block{tile, work, key, keys, tile.blocks.needs_mask(index), prefetch};
+    const bool masked = tile.blocks.needs_mask(index);
+    const uint64_t set_aside = masked ? set_aside_values(work, keys, tile.head_dim_v) : 0;
+    const FwdBlock block{tile, work, key, keys, masked, set_aside, prefetch};
     for (int row = 0; row < rows; row += kPanel) {
       if (rows - row > kLanes) {
         fwd_panel<2>(block, row);

@@ -92,6 +92,15 @@ void load_key_rows(DType dtype, const KeyRows& src, int32_t first, int count, in
   for (int i = count; i < round_up(count, kGroup); ++i) zero_row(dst + i * kRowFloats, dim);
 }
 
+/// Whether a float32 row holds NaN or infinity.
+FA4_INLINE bool is_finite_row(const float* row, int count) {
+  IVec8 bad{};
+  for (int i = 0; i < count; i += 8) bad |= (load<IVec8>(row + i) & 0x7f800000) == 0x7f800000;
+  int any = 0;
+  for (int i = 0; i < 8; ++i) any |= bad[i];
+  return any == 0;
+}
+
 FA4_INLINE void prefetch_row(DType dtype, const KeyRows& rows, int32_t key, int dim) {
   const char* row = static_cast<const char*>(element(dtype, rows.data, key_offset(rows, key)));
   const int bytes = dim * (dtype == DType::kFloat32 ? 4 : 2);
