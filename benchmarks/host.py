@@ -1,0 +1,60 @@
+"""`run.py host`: what a call costs the host, on tensors with next to nothing to compute."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import baselines
+import report
+import torch
+from timing import interleave
+
+SHAPE = 1, 8, 2, 64  # batch, seqlen, heads, head_dim
+MAX_CALLS = 200  # per round: a GPU's launch queue must not fill up
+
+
+def calls(device: str) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
+    """By case: the call that is measured, and the same in torch's attention."""
+    from flash_attn4 import flash_attn_func
+
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    x = torch.randn(SHAPE, device=device, dtype=dtype)
+    inputs = [x.clone().requires_grad_() for _ in range(3)]
+    op = torch.ops.fa4.fwd
+
+    def backward(function: Callable[..., torch.Tensor]) -> object:
+        return torch.autograd.grad(function(*inputs), inputs, x)
+
+    def sdpa() -> object:
+        return baselines.sdpa(x, x, x)
+
+    def sdpa_grad() -> object:
+        return baselines.sdpa(*inputs)
+
+    return {
+        "torch.ops.fa4.fwd, no grad": (lambda: op(x, x, x), sdpa),
+        "flash_attn_func, no grad": (lambda: flash_attn_func(x, x, x), sdpa),
+        "torch.ops.fa4.fwd, grad": (lambda: op(*inputs), sdpa_grad),
+        "flash_attn_func, grad": (lambda: flash_attn_func(*inputs), sdpa_grad),
+        "flash_attn_func, forward + backward": (
+            lambda: backward(flash_attn_func),
+            lambda: backward(baselines.sdpa),
+        ),
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+
+
+def run(args: argparse.Namespace, screen: report.Screen) -> list[report.Record]:
+    number = torch.zeros(1, device=args.device)
+    records = []
+    for name, (ours, sdpa) in calls(args.device).items():
+        functions = {"fa4": ours, "sdpa": sdpa, "add_": lambda: number.add_(1)}
+        timings = interleave(functions, MAX_CALLS)
+        record = {"case": name, **report.timing_record(timings, "fa4", {})}
+        screen.show(record)
+        records.append(record)
+    return records

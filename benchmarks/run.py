@@ -1,0 +1,56 @@
+"""Benchmarks of flash_attn4: one entry point, one subcommand per question.
+
+    python benchmarks/run.py cpu         attention on the CPU beside torch's, forward and backward
+    python benchmarks/run.py host        host time of a call on tiny tensors
+    python benchmarks/run.py compile     compile cost of every kernel and source
+    python benchmarks/run.py show FILE   a result file as Markdown
+
+Each prints one line per case and writes benchmarks/results/<date>-<device>-<commit>.json.
+benchmarks/README.md states the method.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import build_cost
+import cpu
+import host
+import report
+import torch
+
+SECTIONS = {"cpu": cpu, "host": host, "compile": build_cost}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, section in SECTIONS.items():
+        command = commands.add_parser(name, help=section.__doc__.splitlines()[0])
+        command.add_argument("--threads", type=int, help="threads of torch; default: its choice")
+        command.add_argument("--out", type=Path, help="result file; default: in benchmarks/results")
+        section.add_arguments(command)
+    show = commands.add_parser("show", help="a result file as Markdown")
+    show.add_argument("file", type=Path)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    if args.command == "show":
+        print(report.markdown(args.file))
+        return
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    facts = report.environment(getattr(args, "device", "cpu"))
+    print(*(f"{name}: {value}" for name, value in facts.items()), sep="\n")
+    records = SECTIONS[args.command].run(args, report.Screen())
+    facts["load_average_after"] = report.load_average()
+    print("written:", report.save(args.command, records, facts, args.out))
+
+
+if __name__ == "__main__":
+    main()
