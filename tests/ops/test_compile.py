@@ -212,6 +212,7 @@ def test_export(device: Device, tmp_path: Path) -> None:
 RUN_PACKAGE = """
 import sys
 import torch
+import torch._inductor.codecache  # aoti_load_package of torch 2.10 uses it without importing it
 torch.ops.load_library(sys.argv[1])
 model = torch._inductor.aoti_load_package(sys.argv[2])
 for tensors, expected in torch.load(sys.argv[3]):
