@@ -20,6 +20,7 @@ from torch.compiler import is_compiling
 from flash_attn4._library import python_error
 
 _registry: Any = torch.library
+_forward_ad: Any = torch.autograd.forward_ad
 _fwd: Any = torch.ops.fa4.fwd.default
 _varlen_fwd: Any = torch.ops.fa4.varlen_fwd.default
 _bwd: Any = torch.ops.fa4.bwd.default
@@ -55,9 +56,17 @@ def _call(op: Any, function: Any, deterministic: bool, arguments: tuple[Any, ...
     elif torch.is_grad_enabled() and _any_requires_grad(*arguments):
         outputs = function.apply(deterministic, *arguments)
     else:
+        if _forward_ad._current_level >= 0:
+            _refuse_forward_mode(arguments)
         with _AutoDispatchBelowAutograd():
             outputs = op(*arguments)
     return outputs
+
+
+def _refuse_forward_mode(arguments: tuple[Any, ...]) -> None:
+    for x in arguments:
+        if isinstance(x, Tensor) and _forward_ad.unpack_dual(x).tangent is not None:
+            raise NotImplementedError("flash_attn4: attention has no forward-mode derivative")
 
 
 def _compiled(function: Any, arguments: tuple[Any, ...]) -> Any:
@@ -217,8 +226,7 @@ for _name, _backward, _save in (
 
 
 def _refuse_gradients(op: Any) -> Callable[..., None]:
-    """Autograd kernel of an out variant: refuses to lose a gradient, as torch does for out=
-    arguments."""
+    """Autograd kernel of an out variant: refuses to lose a gradient, as torch's out= does."""
 
     def kernel(keyset: Any, *args: Any, **buffers: Tensor | None) -> None:
         if torch.is_grad_enabled() and _any_requires_grad(*args, *buffers.values()):

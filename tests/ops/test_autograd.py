@@ -186,6 +186,18 @@ def test_second_derivative_is_refused(
         grads[0].square().sum().backward()
 
 
+def test_forward_mode_is_refused(device: Device) -> None:
+    """A tangent is not dropped in silence; without one, a dual level does not matter."""
+    x = torch.randn(1, 4, 2, 16, device=device.torch)
+    with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+        torch.func.jvp(lambda q: flash_attn_func(q, x, x), (x,), (x,))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, x)
+        with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+            flash_attn_func(x, x, dual)
+        assert torch.equal(flash_attn_func(x, x, x), flash_attn_func(x, x, dual.detach().clone()))
+
+
 def test_varlen_paths_agree(device: Device) -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, v, dout = (torch.randn(30, 4, 16, generator=generator).to(device.torch) for _ in range(4))
