@@ -8,8 +8,7 @@
 namespace fa4 {
 
 /// Strides in elements of a (batch, row, head, dim) tensor whose last dimension is contiguous.
-/// Packed tensors (row, head, dim) have no batch stride. LSE is addressed the same way, without a
-/// dim.
+/// Packed tensors (row, head, dim) have no batch stride. An lse is addressed the same way.
 struct Strides {
   int64_t batch = 0;
   int64_t row = 0;
@@ -30,9 +29,9 @@ using OutputF32 = View<float>;
 struct Problem {
   DType dtype = DType::kFloat32;  // of q, k, v, out and their gradients
   int64_t batch = 0;
-  int64_t seqlen_q = 0;  // rows per sequence; packed: an upper bound of the lengths
-  int64_t seqlen_k =
-      0;  // keys per sequence; packed: an upper bound; paged: pages per sequence * page_size
+  // Rows per sequence; packed: an upper bound; paged keys: pages per sequence * page_size.
+  int64_t seqlen_q = 0;
+  int64_t seqlen_k = 0;
   int64_t heads_q = 0;
   int64_t heads_k = 0;     // divides heads_q
   int64_t head_dim = 0;    // of q and k
