@@ -32,8 +32,7 @@ struct CombineArgs {
   int32_t num_splits;
   int32_t head_dim_v;
   DType out_dtype;
-  bool vectorized;  // every row of out_partial and out starts on a boundary of kCombineVector
-                    // elements
+  bool vectorized;  // rows of out_partial and out start on multiples of kCombineVector elements
 };
 
 }  // namespace fa4

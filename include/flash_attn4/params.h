@@ -56,9 +56,8 @@ struct Problem {
 };
 
 struct FwdParams : Problem {
-  Input q, k,
-      v;       // paged: k and v are (page, row in page, head, dim), stride.batch is the page stride
-  Output out;  // rows that belong to no sequence become 0
+  Input q, k, v;  // paged: k and v are (page, row in page, head, dim), stride.batch is of pages
+  Output out;     // rows that belong to no sequence become 0
   OutputF32 lse;  // natural logarithm; -inf where a row sees no key and has no sink
 
   const int32_t* page_table = nullptr;  // (batch, pages per sequence); null: not paged

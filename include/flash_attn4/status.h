@@ -11,8 +11,7 @@ enum class Code : uint8_t {
   kOk,
   kInvalidValue,  // a shape, length, window or scale; Python: ValueError
   kInvalidType,   // an element type; Python: TypeError
-  kUnsupported,   // correct arguments that no kernel of this build serves; Python:
-                  // NotImplementedError
+  kUnsupported,   // right, but no kernel of this build serves it; Python: NotImplementedError
   kRuntime,       // the driver or the machine refused; Python: RuntimeError
 };
 
