@@ -58,6 +58,11 @@ inline void add_masks(std::vector<Case>& cases) {
   }
   cases.push_back({.name = "window_and_causal", .seqlen_q = 290, .seqlen_k = 290, .causal = true,
                    .window_left = 20, .window_right = 9});
+  // The window of row 127, the last of a panel, begins one key after that of a block, and at it.
+  for (int64_t left : {62, 63}) {
+    cases.push_back({.name = "window_at_block", .seqlen_q = 200, .seqlen_k = 200,
+                     .window_left = left});
+  }
   cases.push_back({.name = "empty_rows", .seqlen_q = 150, .seqlen_k = 40, .heads_q = 2,
                    .causal = true});
   cases.push_back({.name = "empty_rows_sink", .seqlen_q = 150, .seqlen_k = 40, .heads_q = 2,

@@ -168,10 +168,7 @@ FA4_INLINE float finish_row(const FwdTile& tile, Workspace& work, int row, const
   float reference = work.reference[row];
   float sum = work.sum[row];
   float factor = reference == kMinusInfinity ? 0.0f : 1.0f;
-  // A row whose only keys were NaN has no reference either, and stays NaN.
-  if (tile.sink_log2 != nullptr && sum == sum) {
-    factor *= add_sink(reference, sum, tile.sink_log2[at.head]);
-  }
+  if (tile.sink_log2 != nullptr) factor *= add_sink(reference, sum, tile.sink_log2[at.head]);
   tile.lse.data[at.offset(tile.lse)] = row_lse(reference, sum);
   return factor * final_scale(sum);
 }
