@@ -14,13 +14,11 @@ namespace fa4::cpu {
 constexpr int kTileRows = 256;  // most packed query rows of a tile
 constexpr int kBlockKeys = 64;  // keys per step
 constexpr int kMaxHeadDim = 256;
+constexpr int kMostLanes = 16;  // of a vector of any instruction set
 // Distance of rows in scratch, in floats: 17 cache lines, so that neighbouring rows fall into
 // different cache sets, and a constant, so that one pointer and immediate offsets address a group
 // of rows.
 constexpr int kRowFloats = kMaxHeadDim + 16;
-// Query rows up to which a tile is served with one row at a time and the head dimension in the
-// lanes.
-constexpr int kFewRows = 8;
 
 /// Rows of a query-side tensor that share one KV head. Query heads are packed into the rows: packed
 /// row p is row p / group of head p % group. Strides in elements.

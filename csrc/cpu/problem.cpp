@@ -107,15 +107,18 @@ void Call::describe(Tile& tile, int64_t sequence, int64_t first_row, int rows,
     tile.blocks.full_last = tile.blocks.last;
     return;
   }
-  for (int i = 0; i < kTileRows; ++i) {
-    // Lanes without a row see nothing.
-    Interval visible{0, 0};
-    if (i < rows) {
-      const int32_t row = static_cast<int32_t>((first_row + i) / group);
-      visible = visible_keys(row, seqlen_q, seqlen_k, window);
+  // Kernels read whole vectors. Lanes without a row see nothing.
+  const int lanes = min_of(kTileRows, rows + kMostLanes);
+  std::fill_n(work.key_first + rows, lanes - rows, 0);
+  std::fill_n(work.key_last + rows, lanes - rows, 0);
+  int i = 0;
+  for (int32_t row = row_first; row < row_last; ++row) {
+    const Interval visible = visible_keys(row, seqlen_q, seqlen_k, window);
+    const int64_t end = min_of((row + int64_t{1}) * group - first_row, int64_t{rows});
+    for (; i < end; ++i) {
+      work.key_first[i] = visible.first;
+      work.key_last[i] = visible.last;
     }
-    work.key_first[i] = visible.first;
-    work.key_last[i] = visible.last;
   }
 }
 
