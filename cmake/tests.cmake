@@ -28,12 +28,18 @@ fa4_test(fa4_cpu_tests
   tests/cpu/test_cpu_fwd.cpp
   tests/cpu/test_cpu_bwd.cpp
   tests/cpu/test_cpu_combine.cpp
+  tests/cpu/test_cpu_rows.cpp
 )
 # The same once more per instruction set below the machine's best.
 foreach(isa avx2 baseline)
   add_test(NAME fa4_cpu_tests_${isa} COMMAND fa4_cpu_tests)
   set_tests_properties(fa4_cpu_tests_${isa} PROPERTIES ENVIRONMENT FA4_CPU_ISA=${isa} TIMEOUT 300)
 endforeach()
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  add_test(NAME fa4_cpu_isa_symbols
+    COMMAND ${Python_EXECUTABLE} ${PROJECT_SOURCE_DIR}/tests/cpu/check_isa_symbols.py
+            $<FILTER:$<TARGET_OBJECTS:fa4>,INCLUDE,kernels_avx> COMMAND_EXPAND_LISTS)
+endif()
 fa4_test(fa4_dispatch_tests
   tests/dispatch/test_check.cpp
   tests/dispatch/test_select.cpp
