@@ -76,6 +76,7 @@ inline void add_masks(std::vector<Case>& cases) {
   cases.push_back({.name = "peaked", .seqlen_q = 70, .seqlen_k = 200, .magnitude = 40.0});
   cases.push_back({.name = "peaked_sink", .seqlen_q = 70, .seqlen_k = 200, .sink = true,
                    .magnitude = 40.0});
+  cases.push_back({.name = "peaked_few_rows", .seqlen_q = 3, .seqlen_k = 400, .magnitude = 40.0});
   cases.push_back({.name = "tiny_scale", .seqlen_q = 20, .seqlen_k = 70, .scale = 1e-3f});
   cases.push_back({.name = "dlse", .batch = 2, .seqlen_q = 40, .seqlen_k = 40, .heads_q = 2,
                    .dlse = true, .layout = Layout::kGaps});
