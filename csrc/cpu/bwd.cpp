@@ -1,13 +1,10 @@
-// Backward: gradients from tiles of packed query rows against blocks of keys, in one pass or in
-// two.
+// Backward: gradients from tiles of packed query rows against blocks of keys, in one pass or in two.
 //
 //   one pass    an item is a KV head of a sequence. It visits every tile of query rows once, five
-//   products
-//               each, and keeps dk and dv of the whole head as float32 accumulators.
+//               products each, and keeps dk and dv of the whole head as float32 accumulators.
 //   two passes  when there are too few heads for the threads: first dk and dv, an item being a
-//   range of
-//               keys, then dq, an item being a tile of query rows. Seven products, as S and dP are
-//               needed twice, but as many items as one likes.
+//               range of keys, then dq, an item being a tile of query rows. Seven products, as S
+//               and dP are needed twice, but as many items as one likes.
 //
 // Both add up the same numbers in the same order: dq over rising blocks of keys, dk and dv over
 // rising tiles of query rows, every product of a tile and a block summed from zero. So the bits

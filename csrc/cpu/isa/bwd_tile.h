@@ -1,10 +1,9 @@
 // Backward of one tile of query rows against blocks of keys.
 //
-//     S^T = K Q^T             P^T = 2^(S^T * scale - lse)            both [key][row]
-//     dP^T = V dO^T           dS^T = P^T * (dP^T - D)                D = sum over dims of dO * O,
-//     less dlse dV += P^T dO            dK += dS^T Q                           [key][head dim],
-//     float32 accumulators dQ^T += K^T dS^T                                               [head
-//     dim][row], in scratch
+//     S^T = K Q^T             P^T = 2^(S^T * scale - lse)     both [key][row]
+//     dP^T = V dO^T           dS^T = P^T * (dP^T - D)         D = sum over dims of dO * O, less dlse
+//     dV += P^T dO            dK += dS^T Q                    [key][head dim], float32 accumulators
+//     dQ^T += K^T dS^T                                        [head dim][row], in scratch
 //
 // Every product of a (tile, block) pair is summed from zero and then added to its accumulator.
 // Whoever visits the pairs in the same order gets the same bits, however the pairs are spread over
