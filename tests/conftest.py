@@ -7,10 +7,16 @@ pytest --device cuda     the same tests on a GPU; what no kernel serves there is
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from dataclasses import dataclass
 
 import pytest
+
+# Threads that spin while they wait make small operations several times slower on a busy machine.
+# OpenMP reads this when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import torch
 from cases import sampled
 
