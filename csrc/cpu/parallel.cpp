@@ -11,9 +11,8 @@
 namespace fa4::cpu {
 namespace {
 
-// Work below these sizes is done before other threads have woken up: about 5 us for a pool that
-// waits, and 40 us for threads that are started for the call (multiply-adds, measured; see
-// docs/cpu.md).
+// Multiply-adds below which a call is over before other threads have joined in: a thread does about 50
+// per nanosecond, a pool wakes in about 5 us, and starting and joining threads takes 19 us (docs/cpu.md).
 constexpr double kWorthPool = 2.5e5;
 constexpr double kWorthThreads = 2e6;
 

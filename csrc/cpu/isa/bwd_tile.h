@@ -27,14 +27,14 @@ struct BwdBlock {
   KeyPrefetch& prefetch;
 };
 
-/// dst[n][row] = sum over k of keys[n][k] * panel[k][row], for one panel of query rows.
+/// dst[n][row] = sum over k of rows[n][k] * panel[k][row], for one panel of query rows.
 template <int kVecs>
-FA4_INLINE void key_products(const BwdBlock& block, const float* keys, const float* panel, int dim,
-                             float* dst) {
-  for (int n = 0; n < block.keys; n += kGroup) {
+FA4_INLINE void key_products(const BwdBlock& block, const PanelKeys& keys, const float* rows,
+                             const float* panel, int dim, float* dst) {
+  for (int n = keys.first; n < keys.last; n += kGroup) {
     block.prefetch.step();
     Accumulators<kVecs> acc;
-    multiply<kVecs, kRowFloats, 1, kPanel>(keys + n * kRowFloats, panel, dim, acc);
+    multiply<kVecs, kRowFloats, 1, kPanel>(rows + n * kRowFloats, panel, dim, acc);
 #pragma GCC unroll 8
     for (int i = 0; i < kGroup; ++i) {
 #pragma GCC unroll 2
@@ -45,12 +45,12 @@ FA4_INLINE void key_products(const BwdBlock& block, const float* keys, const flo
 
 /// One vector of rows: S^T becomes P^T and dP^T becomes dS^T, in place.
 template <bool kMasked, bool kCapped>
-FA4_INLINE void bwd_softmax(const BwdBlock& block, int row) {
+FA4_INLINE void bwd_softmax(const BwdBlock& block, const PanelKeys& keys, int row) {
   const ScoreFunction& score = block.tile.score;
   const Vec lse_log2 = load<Vec>(block.work.reference + row);
   const Vec delta = load<Vec>(block.work.sum + row);
   const VisibleLanes visible(block.tile, row);
-  for (int n = 0; n < block.keys; ++n) {
+  for (int n = keys.first; n < keys.last; ++n) {
     float* p_at = block.work.scores + n * kTileRows + row;
     float* ds_at = block.work.grads + n * kTileRows + row;
     Vec s = load<Vec>(p_at);
@@ -65,35 +65,50 @@ FA4_INLINE void bwd_softmax(const BwdBlock& block, int row) {
   }
 }
 
-FA4_INLINE void bwd_softmax(const BwdBlock& block, View view, int row) {
-  const bool capped = block.tile.score.cap_out_log2 != 0.0f;
-  if (view == View::kPart) {
-    capped ? bwd_softmax<true, true>(block, row) : bwd_softmax<true, false>(block, row);
+FA4_INLINE void bwd_softmax(const BwdBlock& block, const PanelKeys& keys, int row) {
+  if (block.tile.score.cap_out_log2 != 0.0f) {
+    keys.masked ? bwd_softmax<true, true>(block, keys, row)
+                : bwd_softmax<false, true>(block, keys, row);
   } else {
-    capped ? bwd_softmax<false, true>(block, row) : bwd_softmax<false, false>(block, row);
+    keys.masked ? bwd_softmax<true, false>(block, keys, row)
+                : bwd_softmax<false, false>(block, keys, row);
   }
 }
 
+/// P^T = dS^T = 0 for the keys [first, last) and one vector of rows.
+FA4_INLINE void clear_weights(Workspace& work, int first, int last, int row) {
+  for (int n = first; n < last; ++n) {
+    store(work.scores + n * kTileRows + row, Vec{});
+    store(work.grads + n * kTileRows + row, Vec{});
+  }
+}
+
+/// P^T and dS^T of one panel of query rows; 0 for the keys of the block that no row of the panel sees.
 template <int kVecs>
-FA4_INLINE void bwd_scores(const BwdBlock& block, View view, int row) {
+FA4_INLINE void bwd_weights(const BwdBlock& block, const PanelKeys& keys, int row) {
   const BwdTile& tile = block.tile;
   Workspace& work = block.work;
-  key_products<kVecs>(block, work.k, work.q_t + row * tile.head_dim, tile.head_dim,
+  key_products<kVecs>(block, keys, work.k, work.q_t + row * tile.head_dim, tile.head_dim,
                       work.scores + row);
-  key_products<kVecs>(block, work.v, work.dout_t + row * tile.head_dim_v, tile.head_dim_v,
+  key_products<kVecs>(block, keys, work.v, work.dout_t + row * tile.head_dim_v, tile.head_dim_v,
                       work.grads + row);
-  for (int v = 0; v < kVecs; ++v) bwd_softmax(block, view, row + v * kLanes);
+  for (int v = 0; v < kVecs; ++v) {
+    bwd_softmax(block, keys, row + v * kLanes);
+    clear_weights(work, 0, keys.first, row + v * kLanes);
+    clear_weights(work, keys.last, block.keys, row + v * kLanes);
+  }
 }
 
 /// dQ^T += K^T dS^T for one panel of query rows.
 template <int kVecs>
-FA4_INLINE void bwd_queries(const BwdBlock& block, int row) {
-  float* dq_t = block.work.out_t + row * block.tile.head_dim;
+FA4_INLINE void bwd_queries(const BwdBlock& block, const PanelKeys& keys, int row) {
   bool& started = block.work.started[row / kPanel];
+  const float* weights = block.work.grads + keys.first * kTileRows + row;
+  const float* k = block.work.k + keys.first * kRowFloats;
+  float* dq_t = block.work.out_t + row * block.tile.head_dim;
   for (int n = 0; n < block.tile.head_dim; n += kGroup) {
     Accumulators<kVecs> acc;
-    multiply<kVecs, 1, kRowFloats, kTileRows>(block.work.k + n, block.work.grads + row, block.keys,
-                                              acc);
+    multiply<kVecs, 1, kRowFloats, kTileRows>(k + n, weights, keys.last - keys.first, acc);
 #pragma GCC unroll 8
     for (int i = 0; i < kGroup; ++i) {
 #pragma GCC unroll 2
@@ -188,14 +203,17 @@ void clear_nonfinite_rows(float* rows, int count, int dim) {
   }
 }
 
-/// Calls body(row, vectors) for every panel of [first, last), vectors being a compile-time 1 or 2.
+/// Calls body(row, keys, vectors) for every panel that sees something of the block; vectors is a
+/// compile-time 1 or 2.
 template <class Body>
-FA4_INLINE void for_each_panel(int first, int last, Body body) {
-  for (int row = first; row < last; row += kPanel) {
-    if (last - row > kLanes) {
-      body(row, std::integral_constant<int, 2>{});
+FA4_INLINE void for_each_panel(const BwdBlock& block, Body body) {
+  for (int row = 0; row < block.tile.rows; row += kPanel) {
+    const PanelKeys keys = panel_keys(block.tile, block.masked, row, block.key, block.keys);
+    if (keys.empty()) continue;
+    if (block.tile.rows - row > kLanes) {
+      body(row, keys, std::integral_constant<int, 2>{});
     } else {
-      body(row, std::integral_constant<int, 1>{});
+      body(row, keys, std::integral_constant<int, 1>{});
     }
   }
 }
@@ -206,16 +224,15 @@ void bwd_block(const BwdBlock& block) {
   load_key_rows(tile.dtype, tile.k, block.key, block.keys, tile.head_dim, work.k);
   load_key_rows(tile.dtype, tile.v, block.key, block.keys, tile.head_dim_v, work.v);
   Interval seen{tile.rows, 0};  // rows of the panels that see something: they are neighbours
-  for_each_panel(0, tile.rows, [&](int row, auto vectors) {
-    const View view = block.masked ? panel_view(tile, row, block.key, block.keys) : View::kAll;
-    if (view == View::kNothing) return;
-    bwd_scores<vectors.value>(block, view, row);
+  for_each_panel(block, [&](int row, const PanelKeys& keys, auto vectors) {
+    bwd_weights<vectors.value>(block, keys, row);
     seen = {min_of(seen.first, row), min_of(row + kPanel, tile.rows)};
   });
   if (block.masked) clear_nonfinite_rows(work.k, block.keys, tile.head_dim);
   if (tile.dq.data != nullptr) {
-    for_each_panel(seen.first, seen.last,
-                   [&](int row, auto vectors) { bwd_queries<vectors.value>(block, row); });
+    for_each_panel(block, [&](int row, const PanelKeys& keys, auto vectors) {
+      bwd_queries<vectors.value>(block, keys, row);
+    });
   }
   if (tile.dk == nullptr || seen.empty()) return;
   const int64_t key = block.key - tile.accumulator_key;

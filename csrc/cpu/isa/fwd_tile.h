@@ -36,8 +36,8 @@ struct FwdBlock {
 static_assert(kBlockKeys <= 64, "a bit per key");
 
 template <int kVecs>
-FA4_INLINE void fwd_scores(const FwdBlock& block, const float* q_t) {
-  for (int n = 0; n < block.keys; n += kGroup) {
+FA4_INLINE void fwd_scores(const FwdBlock& block, const PanelKeys& keys, const float* q_t) {
+  for (int n = keys.first; n < keys.last; n += kGroup) {
     block.prefetch.step();
     Accumulators<kVecs> acc;
     multiply<kVecs, kRowFloats, 1, kPanel>(block.work.k + n * kRowFloats, q_t, block.tile.head_dim,
@@ -54,11 +54,11 @@ FA4_INLINE void fwd_scores(const FwdBlock& block, const float* q_t) {
 
 /// Masks and caps the scores of one vector of rows and returns their maximum in log2 units.
 template <bool kMasked, bool kCapped>
-FA4_INLINE Vec fwd_maximum(const FwdBlock& block, float* scores, int row) {
+FA4_INLINE Vec fwd_maximum(const FwdBlock& block, const PanelKeys& keys, float* scores, int row) {
   const ScoreFunction& score = block.tile.score;
   Vec maximum = splat(kMinusInfinity);
   const VisibleLanes visible(block.tile, row);
-  for (int n = 0; n < block.keys; ++n) {
+  for (int n = keys.first; n < keys.last; ++n) {
     Vec value = load<Vec>(scores + n * kPanel);
     if (kCapped) value = tanh(value * score.cap_in);
     if (kMasked) value = visible.select(block.key + n, value, kMinusInfinity);
@@ -68,15 +68,19 @@ FA4_INLINE Vec fwd_maximum(const FwdBlock& block, float* scores, int row) {
   return maximum * (kCapped ? score.cap_out_log2 : score.scale_log2);
 }
 
+FA4_INLINE Vec fwd_maximum(const FwdBlock& block, const PanelKeys& keys, float* scores, int row) {
+  if (block.tile.score.cap_out_log2 != 0.0f) {
+    return keys.masked ? fwd_maximum<true, true>(block, keys, scores, row)
+                       : fwd_maximum<false, true>(block, keys, scores, row);
+  }
+  return keys.masked ? fwd_maximum<true, false>(block, keys, scores, row)
+                     : fwd_maximum<false, false>(block, keys, scores, row);
+}
+
 /// One vector of rows: scores become weights, reference and sum advance. Returns the factor for O.
-FA4_INLINE Vec fwd_softmax(const FwdBlock& block, View view, float* scores, int row) {
+FA4_INLINE Vec fwd_softmax(const FwdBlock& block, const PanelKeys& keys, float* scores, int row) {
   const ScoreFunction& score = block.tile.score;
-  const bool capped = score.cap_out_log2 != 0.0f;
-  const Vec maximum = view == View::kPart
-                          ? (capped ? fwd_maximum<true, true>(block, scores, row)
-                                    : fwd_maximum<true, false>(block, scores, row))
-                          : (capped ? fwd_maximum<false, true>(block, scores, row)
-                                    : fwd_maximum<false, false>(block, scores, row));
+  const Vec maximum = fwd_maximum(block, keys, scores, row);
   float* reference_at = block.work.reference + row;
   float* sum_at = block.work.sum + row;
   const Vec old_reference = load<Vec>(reference_at);
@@ -84,9 +88,9 @@ FA4_INLINE Vec fwd_softmax(const FwdBlock& block, View view, float* scores, int 
   const Vec reference = maximum - old_reference > kRescaleSlackLog2 ? maximum : old_reference;
   const Vec usable = reference == kMinusInfinity ? Vec{} : reference;
   const Vec factor = exp2(old_reference - usable);
-  const float scale = capped ? score.cap_out_log2 : score.scale_log2;
+  const float scale = score.cap_out_log2 != 0.0f ? score.cap_out_log2 : score.scale_log2;
   Vec sum{};
-  for (int n = 0; n < block.keys; ++n) {
+  for (int n = keys.first; n < keys.last; ++n) {
     const Vec weight = exp2(load<Vec>(scores + n * kPanel) * scale - usable);
     store(scores + n * kPanel, weight);
     sum += weight;
@@ -96,13 +100,17 @@ FA4_INLINE Vec fwd_softmax(const FwdBlock& block, View view, float* scores, int 
   return factor;
 }
 
-/// O^T = O^T * factor + V^T P^T, or V^T P^T when nothing is accumulated yet.
+/// O^T = O^T * factor + V^T P^T, or V^T P^T when nothing is accumulated yet, of the panel that starts at `row`.
 template <int kVecs>
-FA4_INLINE void fwd_accumulate(const FwdBlock& block, const Vec (&factor)[kVecs], bool started,
-                               float* out_t) {
+FA4_INLINE void fwd_accumulate(const FwdBlock& block, const PanelKeys& keys,
+                               const Vec (&factor)[kVecs], int row) {
+  bool& started = block.work.started[row / kPanel];
+  const float* weights = block.work.scores + keys.first * kPanel;
+  const float* values = block.work.v + keys.first * kRowFloats;
+  float* out_t = block.work.out_t + row * block.tile.head_dim_v;
   for (int n = 0; n < block.tile.head_dim_v; n += kGroup) {
     Accumulators<kVecs> acc;
-    multiply<kVecs, 1, kRowFloats, kPanel>(block.work.v + n, block.work.scores, block.keys, acc);
+    multiply<kVecs, 1, kRowFloats, kPanel>(values + n, weights, keys.last - keys.first, acc);
 #pragma GCC unroll 8
     for (int i = 0; i < kGroup; ++i) {
 #pragma GCC unroll 2
@@ -112,6 +120,7 @@ FA4_INLINE void fwd_accumulate(const FwdBlock& block, const Vec (&factor)[kVecs]
       }
     }
   }
+  started = true;
 }
 
 /// A weight of 0 hides a key only if its values are finite. In blocks where some rows do not see
@@ -147,18 +156,17 @@ FA4_INLINE void add_set_aside(const FwdBlock& block, const float* weights, int r
 template <int kVecs>
 FA4_INLINE void fwd_panel(const FwdBlock& block, int row) {
   Workspace& work = block.work;
-  const View view = block.masked ? panel_view(block.tile, row, block.key, block.keys) : View::kAll;
-  if (view == View::kNothing) return;
-  fwd_scores<kVecs>(block, work.q_t + row * block.tile.head_dim);
+  const PanelKeys keys = panel_keys(block.tile, block.masked, row, block.key, block.keys);
+  if (keys.empty()) return;
+  fwd_scores<kVecs>(block, keys, work.q_t + row * block.tile.head_dim);
   Vec factor[kVecs];
   for (int v = 0; v < kVecs; ++v) {
-    factor[v] = fwd_softmax(block, view, work.scores + v * kLanes, row + v * kLanes);
+    factor[v] = fwd_softmax(block, keys, work.scores + v * kLanes, row + v * kLanes);
   }
-  bool& started = work.started[row / kPanel];
+  fwd_accumulate<kVecs>(block, keys, factor, row);
+  if (block.set_aside == 0) return;
   float* out_t = work.out_t + row * block.tile.head_dim_v;
-  fwd_accumulate<kVecs>(block, factor, started, out_t);
-  started = true;
-  for (int v = 0; v < kVecs && block.set_aside != 0; ++v) {
+  for (int v = 0; v < kVecs; ++v) {
     add_set_aside(block, work.scores + v * kLanes, row + v * kLanes, out_t + v * kLanes);
   }
 }

@@ -24,16 +24,25 @@ FA4_INLINE Vec tanh(Vec y) {
   return magnitude <= 0.65f ? small : (y < 0.0f ? -large : large);
 }
 
-/// What the rows of a panel see of a block of keys.
-enum class View : uint8_t { kNothing, kPart, kAll };
+/// The part [first, last) of a block of keys that the rows of a panel see, counted from the block's first key.
+struct PanelKeys {
+  int first;  // a multiple of kGroup
+  int last;
+  bool masked;  // not every row sees all of it
 
-/// View of the panel that starts at `row` of the keys [key, key + keys). The ends of the rows'
-/// intervals rise with the row, so the first and the last row bound all between them.
-FA4_INLINE View panel_view(const Tile& tile, int row, int32_t key, int keys) {
-  const int last = min_of(row + kPanel, tile.rows) - 1;
-  if (key >= tile.key_last[last] || key + keys <= tile.key_first[row]) return View::kNothing;
-  const bool all = key >= tile.key_first[last] && key + keys <= tile.key_last[row];
-  return all ? View::kAll : View::kPart;
+  FA4_INLINE bool empty() const { return first >= last; }
+};
+
+/// Keys of the block [key, key + keys) for the panel that starts at `row`. The ends of the rows' intervals rise
+/// with the row, so the first and the last row bound all between them. `masked`: not every row of the tile sees
+/// the whole block.
+FA4_INLINE PanelKeys panel_keys(const Tile& tile, bool masked, int row, int32_t key, int keys) {
+  if (!masked) return {0, keys, false};
+  const int last_row = min_of(row + kPanel, tile.rows) - 1;
+  const int first = max_of(tile.key_first[row] - key, 0) / kGroup * kGroup;
+  const int last = min_of(tile.key_last[last_row] - key, keys);
+  const bool all = key + first >= tile.key_first[last_row] && key + last <= tile.key_last[row];
+  return {first, last, !all};
 }
 
 /// Keys that the rows in the lanes see: [first, last).
