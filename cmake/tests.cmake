@@ -30,7 +30,11 @@ fa4_test(fa4_cpu_tests
   tests/cpu/test_cpu_combine.cpp
   tests/cpu/test_cpu_rows.cpp
 )
-# The same once more per instruction set below the machine's best.
+# Speed of the inner loops, for work on them; not built by default.
+add_executable(fa4_bench_cpu EXCLUDE_FROM_ALL tests/cpu/bench_cpu.cpp)
+target_include_directories(fa4_bench_cpu PRIVATE ${PROJECT_SOURCE_DIR})
+target_link_libraries(fa4_bench_cpu PRIVATE fa4)
+# The same tests once more per instruction set below the machine's best.
 foreach(isa avx2 baseline)
   add_test(NAME fa4_cpu_tests_${isa} COMMAND fa4_cpu_tests)
   set_tests_properties(fa4_cpu_tests_${isa} PROPERTIES ENVIRONMENT FA4_CPU_ISA=${isa} TIMEOUT 300)

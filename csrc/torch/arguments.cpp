@@ -21,11 +21,6 @@ const char* exception_name(Code code) {
   }
 }
 
-std::string dtype_text(int32_t dtype) {
-  return torch::headeronly::toString(
-      torch::stable::detail::to<torch::headeronly::ScalarType>(torch::stable::detail::from(dtype)));
-}
-
 void torch_parallel(int64_t count, void (*body)(int64_t, int64_t, void*), void* context) {
   STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, count, 1, body, context));
 }
@@ -50,6 +45,21 @@ void* current_cuda_stream(int ordinal) {
 }
 
 }  // namespace
+
+std::string dtype_text(int32_t dtype) {
+  // torch names them differently in C++ and in Python.
+  constexpr const char* kNames[][2] = {
+      {"Float", "float32"}, {"Double", "float64"}, {"Half", "float16"}, {"BFloat16", "bfloat16"},
+      {"Byte", "uint8"},    {"Char", "int8"},      {"Short", "int16"},  {"Int", "int32"},
+      {"Long", "int64"},    {"Bool", "bool"},
+  };
+  const std::string found = torch::headeronly::toString(
+      torch::stable::detail::to<torch::headeronly::ScalarType>(torch::stable::detail::from(dtype)));
+  for (const auto& [name, python_name] : kNames) {
+    if (found == name) return python_name;
+  }
+  return found;
+}
 
 void raise(const char* op, Code code, const std::string& text) {
   throw std::runtime_error(std::string("fa4::") + op + ": " + exception_name(code) + ": " + text);
@@ -102,6 +112,15 @@ void Argument::want_contiguous_last_dim() const {
                                 std::to_string(stride[rank - 1]));
 }
 
+void Argument::want_no_overlap() const {
+  for (int64_t i = 0; i < rank; ++i) {
+    if (stride[i] == 0 && size[i] > 1) {
+      fail(Code::kInvalidValue,
+           "must not overlap itself, got stride 0 in dimension " + std::to_string(i));
+    }
+  }
+}
+
 void Argument::want_int32() const {
   if (dtype == aoti_torch_dtype_int32()) return;
   fail(Code::kInvalidType, "must be int32, got " + dtype_text(dtype));
@@ -149,7 +168,7 @@ std::string shape_text(const Argument& argument) {
   for (int64_t i = 0; i < argument.rank; ++i) {
     text += (i ? ", " : "") + std::to_string(argument.size[i]);
   }
-  return text + ")";
+  return text + (argument.rank == 1 ? ",)" : ")");
 }
 
 Strides strides_of(const Argument& argument) {

@@ -16,6 +16,8 @@ using torch::stable::Tensor;
 
 /// Throws what the Python layer turns into an exception type: "fa4::<op>: <ExceptionName>: <text>".
 [[noreturn]] void raise(const char* op, Code code, const std::string& text);
+/// A dtype as Python prints it: "bfloat16".
+std::string dtype_text(int32_t dtype);
 void raise_unless_ok(const char* op, const Status& status);
 
 /// A tensor argument: its name for messages, and its facts.
@@ -37,6 +39,8 @@ struct Argument {
   void want_size(int64_t dim, int64_t wanted, const char* meaning) const;
   /// Last dimension contiguous; the other strides are free.
   void want_contiguous_last_dim() const;
+  /// For tensors that are written: no two elements at one address by a stride of 0.
+  void want_no_overlap() const;
   void want_int32() const;
   void want_float32() const;
   void want_same_device(const Argument& other) const;

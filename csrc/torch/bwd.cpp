@@ -73,6 +73,7 @@ void check_gradient(const Argument& gradient, const Argument& of) {
   gradient.want_rank(of.rank, "of its operand");
   for (int64_t i = 0; i < of.rank; ++i) gradient.want_size(i, of.size[i], "this dimension");
   gradient.want_contiguous_last_dim();
+  gradient.want_no_overlap();
 }
 
 void backward_into(const Backward& call, const Tensor& dq, const Tensor& dk, const Tensor& dv,

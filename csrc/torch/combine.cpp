@@ -11,7 +11,7 @@ DType dtype_of(torch::headeronly::ScalarType type) {
   if (type == ScalarType::BFloat16) return DType::kBFloat16;
   raise("combine", Code::kInvalidType,
         std::string("out_dtype: must be float16, bfloat16 or float32, got ") +
-            torch::headeronly::toString(type));
+            dtype_text(torch::stable::detail::to<int32_t>(torch::stable::detail::from(type))));
 }
 
 }  // namespace

@@ -76,8 +76,11 @@ void forward_into(const Forward& call, const Tensor& q_tensor, const Tensor& k_t
                   const Tensor& v_tensor, const Tensor& out, const Tensor& lse) {
   const Argument q(call.op, "q", q_tensor), k(call.op, "k", k_tensor), v(call.op, "v", v_tensor);
   FwdParams p = read_forward(call, q, k, v);
-  check_out(Argument(call.op, "out", out), q, p);
-  check_lse(Argument(call.op, "lse", lse), q, p);
+  const Argument out_buffer(call.op, "out", out), lse_buffer(call.op, "lse", lse);
+  check_out(out_buffer, q, p);
+  check_lse(lse_buffer, q, p);
+  out_buffer.want_no_overlap();
+  lse_buffer.want_no_overlap();
   run_forward(call, q, &p, out, lse);
 }
 

@@ -33,15 +33,20 @@ void read_operands(const Common& common, const Argument& q, const Argument& k, c
   const int64_t rank = common.packed() ? 3 : 4;
   const char* shape_q =
       common.packed() ? "(total_q, heads_q, head_dim)" : "(batch, seqlen_q, heads_q, head_dim)";
-  const char* shape_k = paged             ? "(num_pages, page_size, heads_k, head_dim)"
-                        : common.packed() ? "(total_k, heads_k, head_dim)"
-                                          : "(batch, seqlen_k, heads_k, head_dim)";
+  constexpr const char* kShapesK[] = {"(batch, seqlen_k, heads_k, head_dim)",
+                                      "(total_k, heads_k, head_dim)",
+                                      "(num_pages, page_size, heads_k, head_dim)"};
+  constexpr const char* kShapesV[] = {"(batch, seqlen_k, heads_k, head_dim_v)",
+                                      "(total_k, heads_k, head_dim_v)",
+                                      "(num_pages, page_size, heads_k, head_dim_v)"};
+  const int layout = paged ? 2 : common.packed() ? 1 : 0;
   if (!q.device_known)
     q.fail(Code::kUnsupported, "must be on cpu or cuda, got another device type");
   q.want_rank(rank, shape_q);
   const int64_t rank_k = paged ? 4 : rank;
+  k.want_rank(rank_k, kShapesK[layout]);
+  v.want_rank(rank_k, kShapesV[layout]);
   for (const Argument* a : {&k, &v}) {
-    a->want_rank(rank_k, shape_k);
     a->want_same_device(q);
     a->want_same_dtype(q);
   }
