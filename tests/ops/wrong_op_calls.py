@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from wrong_calls import Wrong, last_dim_strided
+from wrong_calls import Wrong, int32, last_dim_strided
 
 BWD = [
     Wrong({"dout": None}, TypeError, "dout: must be Tensor, got NoneType"),
