@@ -145,12 +145,12 @@ void run_queries(const BwdCall& call, const TileIndex& index) {
   kernels().bwd_tile(tile, work);
 }
 
-/// Whether the heads alone keep the threads busy: compares the time of the slowest thread, 5 units
-/// of work per head in one pass, with 7 units spread evenly.
+/// Whether the heads alone keep the threads busy: compares the time of the slowest thread in one pass with
+/// two passes, which cost half as much again (docs/cpu.md) and spread evenly.
 bool one_pass_pays(double work, double largest_head, int threads) {
   if (threads == 1 || work == 0.0) return true;
   const double rounds = std::ceil(work / (largest_head * threads) - 1e-6);
-  return 5.0 * rounds * largest_head <= 7.0 * work / threads;
+  return rounds * largest_head <= 1.5 * work / threads;
 }
 
 /// dsink[head] = - sum over rows of 2^(sink - lse) D, one item per sequence and query head; the
