@@ -1,4 +1,4 @@
-// Backward: gradients from tiles of packed query rows against blocks of keys, in one pass or in two.
+// Backward: gradients from tiles of packed query rows against blocks of keys, in one or two passes.
 //
 //   one pass    an item is a KV head of a sequence. It visits every tile of query rows once, five
 //               products each, and keeps dk and dv of the whole head as float32 accumulators.
@@ -145,8 +145,8 @@ void run_queries(const BwdCall& call, const TileIndex& index) {
   kernels().bwd_tile(tile, work);
 }
 
-/// Whether the heads alone keep the threads busy: compares the time of the slowest thread in one pass with
-/// two passes, which cost half as much again (docs/cpu.md) and spread evenly.
+/// Whether the heads alone keep the threads busy: compares the time of the slowest thread in one
+/// pass with two passes, which cost half as much again (docs/cpu.md) and spread evenly.
 bool one_pass_pays(double work, double largest_head, int threads) {
   if (threads == 1 || work == 0.0) return true;
   const double rounds = std::ceil(work / (largest_head * threads) - 1e-6);

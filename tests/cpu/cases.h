@@ -38,10 +38,12 @@ inline void add_heads(std::vector<Case>& cases) {
                      .heads_q = 4, .heads_k = 2, .head_dim = 64, .head_dim_v = 72,
                      .used_k = {130, 0, 77}});
     cases.push_back({.name = "sink", .dtype = dtype, .seqlen_q = 40, .seqlen_k = 90, .heads_q = 4,
-                     .heads_k = 2, .causal = true, .sink = true, .sink_dtype = dtype, .dlse = true});
+                     .heads_k = 2, .causal = true, .sink = true, .sink_dtype = dtype,
+                     .dlse = true});
   }
   cases.push_back({.name = "few_rows_everything", .seqlen_q = 4, .seqlen_k = 150, .heads_q = 2,
-                   .causal = true, .window_left = 100, .softcap = 3.0f, .sink = true, .dlse = true});
+                   .causal = true, .window_left = 100, .softcap = 3.0f, .sink = true,
+                   .dlse = true});
   cases.push_back({.name = "few_rows_empty", .seqlen_q = 4, .seqlen_k = 2, .causal = true});
 }
 

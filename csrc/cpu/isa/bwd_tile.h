@@ -1,7 +1,7 @@
 // Backward of one tile of query rows against blocks of keys.
 //
 //     S^T = K Q^T             P^T = 2^(S^T * scale - lse)     both [key][row]
-//     dP^T = V dO^T           dS^T = P^T * (dP^T - D)         D = sum over dims of dO * O, less dlse
+//     dP^T = V dO^T           dS^T = P^T * (dP^T - D)        D = sum over dims of dO * O, less dlse
 //     dV += P^T dO            dK += dS^T Q                    [key][head dim], float32 accumulators
 //     dQ^T += K^T dS^T                                        [head dim][row], in scratch
 //
@@ -83,7 +83,8 @@ FA4_INLINE void clear_weights(Workspace& work, int first, int last, int row) {
   }
 }
 
-/// P^T and dS^T of one panel of query rows; 0 for the keys of the block that no row of the panel sees.
+/// P^T and dS^T of one panel of query rows; 0 for the keys of the block that no row of the panel
+/// sees.
 template <int kVecs>
 FA4_INLINE void bwd_weights(const BwdBlock& block, const PanelKeys& keys, int row) {
   const BwdTile& tile = block.tile;

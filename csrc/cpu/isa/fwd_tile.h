@@ -100,7 +100,8 @@ FA4_INLINE Vec fwd_softmax(const FwdBlock& block, const PanelKeys& keys, float* 
   return factor;
 }
 
-/// O^T = O^T * factor + V^T P^T, or V^T P^T when nothing is accumulated yet, of the panel that starts at `row`.
+/// O^T = O^T * factor + V^T P^T, or V^T P^T when nothing is accumulated yet, of the panel that
+/// starts at `row`.
 template <int kVecs>
 FA4_INLINE void fwd_accumulate(const FwdBlock& block, const PanelKeys& keys,
                                const Vec (&factor)[kVecs], int row) {

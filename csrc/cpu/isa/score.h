@@ -24,7 +24,8 @@ FA4_INLINE Vec tanh(Vec y) {
   return magnitude <= 0.65f ? small : (y < 0.0f ? -large : large);
 }
 
-/// The part [first, last) of a block of keys that the rows of a panel see, counted from the block's first key.
+/// The part [first, last) of a block of keys that the rows of a panel see, counted from the block's
+/// first key.
 struct PanelKeys {
   int first;  // a multiple of kGroup
   int last;
@@ -33,9 +34,9 @@ struct PanelKeys {
   FA4_INLINE bool empty() const { return first >= last; }
 };
 
-/// Keys of the block [key, key + keys) for the panel that starts at `row`. The ends of the rows' intervals rise
-/// with the row, so the first and the last row bound all between them. `masked`: not every row of the tile sees
-/// the whole block.
+/// Keys of the block [key, key + keys) for the panel that starts at `row`. The ends of the rows'
+/// intervals rise with the row, so the first and the last row bound all between them. `masked`: not
+/// every row of the tile sees the whole block.
 FA4_INLINE PanelKeys panel_keys(const Tile& tile, bool masked, int row, int32_t key, int keys) {
   if (!masked) return {0, keys, false};
   const int last_row = min_of(row + kPanel, tile.rows) - 1;

@@ -85,9 +85,6 @@ FA4_INLINE Vec exp2(Vec x) {
   return p * (Vec)power;
 }
 
-template <class V, int... kIndex>
-FA4_INLINE V shuffle_step(V a, V b, int, std::integer_sequence<int, kIndex...>);
-
 /// Lanes of a and b whose index has bit kBit clear (kHigh 0) or set (kHigh 1), each in the place
 /// that a transposition of 2 x 2 sub-blocks of kBit lanes gives it.
 template <int kBit, int kHigh, int... kIndex>
