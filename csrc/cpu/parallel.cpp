@@ -11,9 +11,9 @@
 namespace fa4::cpu {
 namespace {
 
-// Multiply-adds below which the calling thread works alone: 5 us of work where a pool waits (OpenMP's
-// takes part within 1 us while it spins), 40 us where threads have to be started and joined (19 us).
-// A thread does about 50 multiply-adds per nanosecond. Measured, see docs/cpu.md.
+// Multiply-adds below which the calling thread works alone: 5 us of work where a pool waits
+// (OpenMP's takes part within 1 us while it spins), 40 us where threads have to be started and
+// joined (19 us). A thread does about 50 per nanosecond. Measured, see docs/cpu.md.
 constexpr double kWorthPool = 2.5e5;
 constexpr double kWorthThreads = 2e6;
 

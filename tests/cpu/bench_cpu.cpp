@@ -1,6 +1,6 @@
 // Speed of the CPU backend without torch, for work on the kernels: one line per case.
 //
-//     bench_cpu [threads]     1 (default): CPU time of the thread, steady on a busy machine
+//     fa4_bench_cpu [threads] 1 (default): CPU time of the thread, steady on a busy machine
 //                             more: wall-clock time, with threads started by the library
 //
 // Times are the best of the calls of half a second. FA4_CPU_ISA chooses narrower kernels.
