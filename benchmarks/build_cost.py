@@ -22,19 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--archs", default="cpu;sm90a;sm100f", help="FA4_ARCHS of the build")
 
 
-def run(args: argparse.Namespace, screen: report.Screen) -> list[report.Record]:
-    records = []
+def run(args: argparse.Namespace) -> Iterator[report.Record]:
+    total, peak = 0.0, 0.0
     with tempfile.TemporaryDirectory() as folder:
         _configure(Path(folder), args.archs)
         for output, command in _commands(Path(folder)):
-            record = {"case": output, **_cost(command, folder)}
-            screen.show(record)
-            records.append(record)
-    total = sum(record["cpu_seconds"] for record in records)
-    peak = max(record["peak_mb"] for record in records)
-    records.append({"case": "all", "cpu_seconds": total, "peak_mb": peak})
-    screen.show(records[-1])
-    return records
+            seconds, peak_mb = _cost(command, folder)
+            total, peak = total + seconds, max(peak, peak_mb)
+            yield {"case": output, "cpu_seconds": seconds, "peak_mb": peak_mb}
+    yield {"case": "all", "cpu_seconds": total, "peak_mb": peak}
 
 
 def _configure(folder: Path, archs: str) -> None:
@@ -64,11 +60,11 @@ print(json.dumps([status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e3
 """
 
 
-def _cost(command: str, folder: str) -> dict[str, float]:
-    """CPU-seconds of the command and of all it starts, and the largest of their memories."""
+def _cost(command: str, folder: str) -> tuple[float, float]:
+    """CPU-seconds of the command and of all it starts, and the largest of their memories in MB."""
     measure = [sys.executable, "-I", "-S", "-c", _MEASURE, command]
     done = subprocess.run(measure, cwd=folder, check=True, stdout=subprocess.PIPE)
     status, seconds, peak_mb = json.loads(done.stdout)
     if status != 0:
         raise SystemExit(f"compile: exit status {status}: {command}")
-    return {"cpu_seconds": seconds, "peak_mb": peak_mb}
+    return round(seconds, 2), round(peak_mb)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import report
 import torch
@@ -48,13 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
 
 
-def run(args: argparse.Namespace, screen: report.Screen) -> list[report.Record]:
+def run(args: argparse.Namespace) -> Iterator[report.Record]:
     number = torch.zeros(1, device=args.device)
-    records = []
     for name, (ours, sdpa) in calls(args.device).items():
         functions = {"fa4": ours, "sdpa": sdpa, "add_": lambda: number.add_(1)}
         timings = interleave(functions, MAX_CALLS)
-        record = {"case": name, **report.timing_record(timings, "fa4", {})}
-        screen.show(record)
-        records.append(record)
-    return records
+        yield {"case": name, **report.timing_record(timings, "fa4", {})}

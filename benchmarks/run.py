@@ -47,9 +47,15 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     facts = report.environment(getattr(args, "device", "cpu"))
     print(*(f"{name}: {value}" for name, value in facts.items()), sep="\n")
-    records = SECTIONS[args.command].run(args, report.Screen())
-    facts["load_average_after"] = report.load_average()
-    print("written:", report.save(args.command, records, facts, args.out))
+    screen, records = report.Screen(), []
+    for record in SECTIONS[args.command].run(args):
+        screen.show(record)
+        records.append(record)
+        facts["load_average_after"] = report.load_average()
+        path = report.save(
+            args.command, records, facts, args.out
+        )  # a run cut short leaves its cases
+    print("written:", path)
 
 
 if __name__ == "__main__":
