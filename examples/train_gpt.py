@@ -287,7 +287,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="torch.compile the model")
     parser.add_argument("--out", type=Path, default=Path("demo_out"), metavar="DIR")
     parser.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
-    sizes = {"steps": 500, "seed": 0, "batch": 4, "context": 256, "vocabulary": 2048}
+    sizes = {"steps": 400, "seed": 0, "batch": 4, "context": 256, "vocabulary": 2048}
     sizes |= {"width": 128, "layers": 3, "heads": 4, "kv-heads": 2}
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{default}")
