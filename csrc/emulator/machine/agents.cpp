@@ -3,6 +3,8 @@
 #include <iterator>
 #include <utility>
 
+#include "csrc/emulator/machine/fault.h"
+
 namespace fa4::emulator {
 
 void Agents::reset(Policy policy, uint64_t seed) {
@@ -14,12 +16,17 @@ void Agents::reset(Policy policy, uint64_t seed) {
 }
 
 bool Agents::advance(Entry& entry) {
-  if (!entry.was_read) {
-    entry.operation->read();
-    entry.was_read = true;
-    return false;
+  Operation& operation = *entry.operation;
+  try {
+    if (!entry.was_read) {
+      operation.read();
+      entry.was_read = true;
+      return false;
+    }
+    operation.write();
+  } catch (const Fault& fault) {
+    throw OperationFault(fault.what(), operation.name(), operation.line);
   }
-  entry.operation->write();
   return true;
 }
 

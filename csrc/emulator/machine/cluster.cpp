@@ -78,6 +78,8 @@ bool take_turn(Cluster& cluster, Warp& warp, uint32_t budget) {
   try {
     ran = run_warp(warp, budget);
     cluster.agents.settle();
+  } catch (const OperationFault&) {
+    throw;  // whose turn it is says nothing about it
   } catch (const Fault& fault) {
     throw Fault(std::string(fault.what()) + where_text(warp));
   }
@@ -229,9 +231,7 @@ bool pass_time_limits(Cluster& cluster) {
   return true;
 }
 
-}  // namespace
-
-Progress run_cluster(Cluster& cluster, uint64_t budget) {
+Progress run_turns(Cluster& cluster, uint64_t budget) {
   const uint64_t end = cluster.steps + budget;
   const bool random = cluster.options->policy == Policy::kRandom;
   uint64_t slice_events = cluster.events;
@@ -263,6 +263,19 @@ Progress run_cluster(Cluster& cluster, uint64_t budget) {
   while (cluster.agents.step_oldest()) {
   }
   return Progress::kDone;
+}
+
+}  // namespace
+
+Progress run_cluster(Cluster& cluster, uint64_t budget) {
+  try {
+    return run_turns(cluster, budget);
+  } catch (const OperationFault& fault) {
+    const Code& code = cluster.grid->code;
+    throw Fault(std::string(fault.what()) + "\n  in " + fault.operation + ", issued at line " +
+                std::to_string(fault.line) + ": " + std::string(code.module->line(fault.line)) +
+                "\n  in kernel " + code.info.name);
+  }
 }
 
 }  // namespace fa4::emulator

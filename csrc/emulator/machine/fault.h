@@ -13,6 +13,15 @@ class Fault : public std::runtime_error {
   explicit Fault(const std::string& what) : std::runtime_error(what) {}
 };
 
+/// A fault of an asynchronous operation, which happens long after the instruction that issued it.
+class OperationFault : public Fault {
+ public:
+  OperationFault(const std::string& what, const std::string& operation, uint32_t line)
+      : Fault(what), operation(operation), line(line) {}
+  std::string operation;  // "cp.async.bulk.tensor"
+  uint32_t line;          // of the PTX
+};
+
 /// "0x1f00"
 std::string hex(uint64_t value);
 
