@@ -1,6 +1,7 @@
 // The C++ API: check, choose a kernel, run it.
 #include "csrc/cpu/backend.h"
 #include "csrc/dispatch/check.h"
+#include "csrc/dispatch/emulation.h"
 #include "csrc/dispatch/gpu.h"
 #include "csrc/dispatch/select.h"
 #include "flash_attn4/flash_attn4.h"
@@ -14,9 +15,9 @@ template <class Params>
 Status choose(const Params& params, const Context& context, const KernelRow** kernel) {
   if (Status s = check(params); !s.ok()) return s;
   Place place;
-  if (context.device.kind == Device::kCuda) {
+  if (context.device.kind == Device::kCuda || emulating()) {
     gpu::DeviceFacts facts;
-    if (Status s = gpu::describe(context.device.ordinal, &facts); !s.ok()) return s;
+    if (Status s = gpu::describe(context.device, &facts); !s.ok()) return s;
     place = {false, facts.major, facts.minor, facts.description};
   }
   return select_kernel(request_of(params), place, kernel);

@@ -12,9 +12,10 @@ namespace fa4::gpu {
 struct DeviceFacts {
   int major = 0;  // compute capability
   int minor = 0;
-  std::string description;  // "cuda:0 (NVIDIA H100 80GB HBM3, sm_90)"
+  std::string description;  // "cuda:0 (NVIDIA H100 80GB HBM3, sm_90)", "emulated sm_100"
 };
-Status describe(int ordinal, DeviceFacts* result);
+/// A GPU; while emulating, the emulated one for calls on the CPU, and an error for others.
+Status describe(const Device& device, DeviceFacts* result);
 
 Status combine(const KernelRow& kernel, const CombineParams& params, const Context& context);
 

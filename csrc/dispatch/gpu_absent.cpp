@@ -1,10 +1,24 @@
+#include "csrc/dispatch/emulation.h"
 #include "csrc/dispatch/gpu.h"
+
+namespace fa4 {
+
+Status use_emulator(const char* arch) {
+  if (arch == nullptr) return {};
+  return Status::unsupported(std::string("this build has no GPU kernels (FA4_ARCHS=cpu), got ") +
+                             arch + " to emulate");
+}
+
+void note_memory(const void*, size_t) {}
+void forget_memory() {}
+
+}  // namespace fa4
 
 namespace fa4::gpu {
 
-Status describe(int ordinal, DeviceFacts*) {
+Status describe(const Device& device, DeviceFacts*) {
   return Status::unsupported("this build has no GPU kernels (FA4_ARCHS=cpu), got tensors on cuda:" +
-                             std::to_string(ordinal));
+                             std::to_string(device.ordinal));
 }
 
 Status combine(const KernelRow& kernel, const CombineParams&, const Context&) {

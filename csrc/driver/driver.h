@@ -6,6 +6,7 @@
 
 #include <cuda.h>
 
+#include <cstddef>
 #include <string>
 
 #include "flash_attn4/status.h"
@@ -29,12 +30,20 @@ namespace fa4::driver {
   X(cuLibraryLoadData)          \
   X(cuLibraryGetKernel)         \
   X(cuKernelSetAttribute)       \
+  X(cuTensorMapEncodeTiled)     \
   X(cuLaunchKernelEx)
 
 struct Table {
 #define FA4_DRIVER_MEMBER(name) decltype(&::name) name = nullptr;
   FA4_DRIVER_FUNCTIONS(FA4_DRIVER_MEMBER)
 #undef FA4_DRIVER_MEMBER
+
+  // An emulator takes a kernel's PTX instead of its machine code, and is told which memory the launches
+  // of the calling thread may touch: a region more, or (forget_memory) any memory again. Null: nobody
+  // asks.
+  bool takes_ptx = false;
+  void (*note_memory)(const void* base, size_t bytes) = nullptr;
+  void (*forget_memory)() = nullptr;
 };
 
 /// The table in use, initialised (cuInit). Fails where libcuda.so.1 is missing or too old to have

@@ -11,13 +11,18 @@ namespace fa4::driver {
 
 namespace {
 
+/// What a table loads of an image.
+const unsigned char* code_of(const Table& driver, const Image& image) {
+  return driver.takes_ptx ? image.ptx_begin : image.cubin_begin;
+}
+
 /// Kernels by (table, image). A CUkernel serves every context; the driver instantiates it where it
 /// is launched.
 class LoadedKernels {
  public:
   Status get(const Table& driver, const char* name, const Image& image, CUkernel* result) {
     const std::lock_guard lock(mutex_);
-    CUkernel& kernel = kernels_[{&driver, image.cubin_begin}];
+    CUkernel& kernel = kernels_[{&driver, code_of(driver, image)}];
     if (kernel == nullptr) {
       if (Status s = load(driver, name, image, &kernel); !s.ok()) return s;
     }
@@ -28,8 +33,8 @@ class LoadedKernels {
  private:
   static Status load(const Table& driver, const char* name, const Image& image, CUkernel* kernel) {
     CUlibrary library = nullptr;
-    CUresult result = driver.cuLibraryLoadData(&library, image.cubin_begin, nullptr, nullptr, 0,
-                                               nullptr, nullptr, 0);
+    CUresult result = driver.cuLibraryLoadData(&library, code_of(driver, image), nullptr, nullptr,
+                                               0, nullptr, nullptr, 0);
     if (result != CUDA_SUCCESS) {
       int found = 0;
       driver.cuDriverGetVersion(&found);

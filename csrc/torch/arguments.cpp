@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <stdexcept>
 
 namespace fa4::torch_ops {
@@ -157,10 +158,27 @@ DType Argument::float_dtype() const {
 }
 
 const void* Argument::data() const {
-  return tensor->const_data_ptr();
+  const void* base = tensor->const_data_ptr();
+  if (emulating()) note(base);
+  return base;
 }
+
 void* Argument::mutable_data() const {
-  return tensor->mutable_data_ptr();
+  void* base = tensor->mutable_data_ptr();
+  if (emulating()) note(base);
+  return base;
+}
+
+void Argument::note(const void* base) const {
+  int64_t elements = 1;
+  for (int64_t i = 0; i < rank; ++i) elements += (size[i] - 1) * stride[i];
+  for (int64_t i = 0; i < rank; ++i) elements = size[i] == 0 ? 0 : elements;
+  int64_t storage_bytes = 0, offset = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor->get(), &storage_bytes));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(tensor->get(), &offset));
+  const auto item = static_cast<int64_t>(aoti_torch_dtype_element_size(dtype));
+  const int64_t held = std::max<int64_t>(storage_bytes - offset * item, 0);
+  note_memory(base, static_cast<size_t>(std::min(elements * item, held)));
 }
 
 std::string shape_text(const Argument& argument) {
@@ -194,7 +212,9 @@ Tensor empty_tensor(const Argument& like, std::initializer_list<int64_t> sizes, 
   AtenTensorHandle handle = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       rank, sizes.begin(), strides, dtype, device_type, like.device.ordinal, &handle));
-  return Tensor(handle);
+  Tensor tensor(handle);
+  if (emulating()) Argument(like.op, "new tensor", tensor).data();
+  return tensor;
 }
 
 int32_t torch_dtype(DType dtype) {

@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "csrc/dispatch/emulation.h"
 #include "flash_attn4/flash_attn4.h"
 
 namespace fa4::torch_ops {
@@ -48,8 +49,24 @@ struct Argument {
   /// Element type of attention operands, or TypeError.
   DType float_dtype() const;
 
+  /// The address of the first element. While emulating, the emulator learns that kernels may touch the
+  /// tensor: from its first to its last element, as far as its storage goes.
   const void* data() const;
   void* mutable_data() const;
+
+ private:
+  void note(const void* base) const;
+};
+
+/// Lives as long as an op runs: an emulator forgets the memory of the op's tensors when it ends.
+class MemoryScope {
+ public:
+  MemoryScope() = default;
+  ~MemoryScope() {
+    if (emulating()) forget_memory();
+  }
+  MemoryScope(const MemoryScope&) = delete;
+  MemoryScope& operator=(const MemoryScope&) = delete;
 };
 
 /// "(2, 128, 8, 64)"
@@ -60,7 +77,7 @@ Strides strides_of(const Argument& argument);
 /// Strides of an lse: dense (batch, head, row) or packed (head, row).
 Strides lse_strides_of(const Argument& argument);
 
-/// A new tensor on the device of `like`, contiguous.
+/// A new tensor on the device of `like`, contiguous. Kernels may touch it.
 Tensor empty_tensor(const Argument& like, std::initializer_list<int64_t> sizes, int32_t dtype);
 int32_t torch_dtype(DType dtype);
 

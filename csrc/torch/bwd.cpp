@@ -48,7 +48,7 @@ void run_backward(const Backward& call, const Argument& q, BwdParams* p,
   p->dq = {dq.mutable_data(), strides_of(dq)};
   p->dk = {dk.mutable_data(), strides_of(dk)};
   p->dv = {dv.mutable_data(), strides_of(dv)};
-  p->dsink = into.dsink ? into.dsink->mutable_data_ptr() : nullptr;
+  if (into.dsink) p->dsink = Argument(call.op, "dsink", *into.dsink).mutable_data();
   raise_unless_ok(call.op, fa4::bwd(*p, context_of(q)));
 }
 
@@ -58,6 +58,7 @@ Tensor empty_like_argument(const Argument& a) {
 }
 
 Gradients backward(const Backward& call) {
+  const MemoryScope memory;
   const Argument q(call.op, "q", *call.q), k(call.op, "k", *call.k), v(call.op, "v", *call.v);
   BwdParams p = read_backward(call, q, k, v);
   Tensor dq = empty_like_argument(q), dk = empty_like_argument(k), dv = empty_like_argument(v);
@@ -78,6 +79,7 @@ void check_gradient(const Argument& gradient, const Argument& of) {
 
 void backward_into(const Backward& call, const Tensor& dq, const Tensor& dk, const Tensor& dv,
                    const OptionalTensor& dsink) {
+  const MemoryScope memory;
   const Argument q(call.op, "q", *call.q), k(call.op, "k", *call.k), v(call.op, "v", *call.v);
   BwdParams p = read_backward(call, q, k, v);
   check_gradient(Argument(call.op, "dq", dq), q);

@@ -19,6 +19,7 @@ DType dtype_of(torch::headeronly::ScalarType type) {
 // Shapes: (splits, batch, row, head, dim) and (splits, batch, row, head), or without batch.
 OutLse combine(Tensor out_partial, Tensor lse_partial,
                std::optional<torch::headeronly::ScalarType> out_dtype) {
+  const MemoryScope memory;
   const Argument o("combine", "out_partial", out_partial);
   const Argument l("combine", "lse_partial", lse_partial);
   if (o.rank != 4 && o.rank != 5) {

@@ -60,6 +60,7 @@ void run_forward(const Forward& call, const Argument& q, FwdParams* p, const Ten
 
 OutLse forward(const Forward& call, const Tensor& q_tensor, const Tensor& k_tensor,
                const Tensor& v_tensor) {
+  const MemoryScope memory;
   const Argument q(call.op, "q", q_tensor), k(call.op, "k", k_tensor), v(call.op, "v", v_tensor);
   FwdParams p = read_forward(call, q, k, v);
   const int32_t f32 = aoti_torch_dtype_float32();
@@ -74,6 +75,7 @@ OutLse forward(const Forward& call, const Tensor& q_tensor, const Tensor& k_tens
 
 void forward_into(const Forward& call, const Tensor& q_tensor, const Tensor& k_tensor,
                   const Tensor& v_tensor, const Tensor& out, const Tensor& lse) {
+  const MemoryScope memory;
   const Argument q(call.op, "q", q_tensor), k(call.op, "k", k_tensor), v(call.op, "v", v_tensor);
   FwdParams p = read_forward(call, q, k, v);
   const Argument out_buffer(call.op, "out", out), lse_buffer(call.op, "lse", lse);
