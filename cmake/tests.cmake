@@ -53,9 +53,35 @@ if(fa4_gpu_targets)
   fa4_test(fa4_driver_tests
     tests/driver/test_combine_launch.cpp
     tests/driver/test_context.cpp
+    tests/driver/test_emulation.cpp
     tests/driver/test_launch.cpp
   )
   target_include_directories(fa4_driver_tests SYSTEM PRIVATE ${FA4_CUDA_INCLUDE})
+  add_dependencies(fa4_driver_tests fa4_emulator)  # opened at run time
+
+  # These hold the emulator's objects, because the library exports little of what they test.
+  fa4_test(fa4_emulator_tests
+    tests/emulator/test_driver.cpp
+    tests/emulator/test_launch_api.cpp
+    tests/emulator/test_ptx_parser.cpp
+    tests/emulator/test_tensor_core.cpp
+    tests/emulator/test_tensor_map.cpp
+  )
+  target_link_libraries(fa4_emulator_tests PRIVATE fa4_emulator_objects)
+  target_include_directories(fa4_emulator_tests SYSTEM PRIVATE ${FA4_CUDA_INCLUDE})
+  foreach(isa avx2 baseline)
+    add_test(NAME fa4_emulator_tests_${isa} COMMAND fa4_emulator_tests)
+    set_tests_properties(fa4_emulator_tests_${isa} PROPERTIES
+                         ENVIRONMENT FA4_EMULATOR_ISA=${isa} TIMEOUT 300)
+  endforeach()
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    add_test(NAME fa4_emulator_isa_symbols
+      COMMAND ${Python_EXECUTABLE} ${PROJECT_SOURCE_DIR}/tests/cpu/check_isa_symbols.py
+              $<FILTER:$<TARGET_OBJECTS:fa4_emulator_objects>,INCLUDE,_avx> COMMAND_EXPAND_LISTS)
+  endif()
+  add_executable(fa4_bench_tensor_core EXCLUDE_FROM_ALL tests/emulator/bench_tensor_core.cpp)
+  target_include_directories(fa4_bench_tensor_core PRIVATE ${PROJECT_SOURCE_DIR})
+  target_link_libraries(fa4_bench_tensor_core PRIVATE fa4_emulator_objects Threads::Threads)
 
   # Our descriptors against the bit fields of CUTLASS, where the package nvidia-cutlass is installed.
   execute_process(COMMAND ${Python_EXECUTABLE} -c

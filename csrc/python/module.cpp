@@ -1,4 +1,4 @@
-// flash_attn4._C: build information, kernel list and devices. The ops do not need it.
+// flash_attn4._C: build information, kernel list, devices and the emulator. The ops do not need it.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -8,6 +8,7 @@
 
 #include "csrc/dispatch/kernel_list.h"
 #include "csrc/python/devices.h"
+#include "csrc/python/emulator.h"
 #include "flash_attn4/flash_attn4.h"
 
 namespace py = pybind11;
@@ -44,7 +45,7 @@ std::vector<py::dict> kernels() {
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "Build information, kernel list and devices of flash_attn4.";
+  m.doc() = "Build information, kernel list, devices and emulator of flash_attn4.";
   m.def("version", &fa4::version, "Version of the compiled library.");
   m.def("kernels", &kernels, "Every kernel of this build, one dict per row of the kernel list.");
   m.def(
@@ -55,4 +56,5 @@ PYBIND11_MODULE(_C, m) {
       "driver", &fa4::python::driver,
       "Dict: needed and found driver API version (13000 is CUDA 13.0; found 0: none), and why none "
       "was found.");
+  fa4::python::add_emulator(m);
 }
