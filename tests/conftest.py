@@ -1,14 +1,16 @@
 """Devices, the size of the matrices, and what both mean for a test.
 
-pytest                   a sample of every matrix on the CPU
-pytest --full            whole matrices
-pytest --device cuda     the same tests on a GPU; what no kernel serves there is skipped
+pytest                           a sample of every matrix on the CPU
+pytest --full                    whole matrices
+pytest --device cuda             the same tests on a GPU; what no kernel serves there is skipped
+pytest --device sm100-emulated   ... on an emulated one; sm90-emulated
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import re
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -27,11 +29,14 @@ class Device:
 
     name: str  # value of --device
     torch: torch.device  # where tensors live
+    emulated: str | None = None  # architecture for flash_attn4.emulator.use
 
 
 DEVICES = {
     "cpu": Device("cpu", torch.device("cpu")),
     "cuda": Device("cuda", torch.device("cuda", 0)),
+    "sm90-emulated": Device("sm90-emulated", torch.device("cpu"), "sm90"),
+    "sm100-emulated": Device("sm100-emulated", torch.device("cpu"), "sm100"),
 }
 
 
@@ -70,14 +75,29 @@ def _skip_other_devices(request: pytest.FixtureRequest) -> None:
         pytest.skip(f"not on {name}: {marker.args[0]}")
 
 
+@pytest.fixture(autouse=True)
+def _emulate(request: pytest.FixtureRequest, _skip_other_devices: None) -> Iterator[None]:
+    """On an emulated device every call of the test goes there."""
+    arch = DEVICES[request.config.getoption("--device")].emulated
+    if arch is None:
+        yield
+        return
+    from flash_attn4 import emulator
+
+    with emulator.use(arch):
+        yield
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Where no kernel serves a call on a GPU, the test is skipped, with the reasons."""
+    """Where no kernel serves a call on a GPU, the test is skipped, with the reasons.
+
+    Functions raise NotImplementedError, ops RuntimeError, and tools of torch wrap that.
+    """
     try:
         return (yield)
-    except NotImplementedError as error:
-        if pyfuncitem.config.getoption("--device") == "cpu" or "kernel for this call on" not in str(
-            error
-        ):
+    except Exception as error:
+        reasons = re.search(r"no \w+ kernel for this call on .*", str(error))
+        if pyfuncitem.config.getoption("--device") == "cpu" or reasons is None:
             raise
-        pytest.skip(str(error))
+        pytest.skip(reasons[0])

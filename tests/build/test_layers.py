@@ -57,9 +57,9 @@ ALL = ("include", "csrc")
             id="core-is-plain",
         ),
         pytest.param(
-            outside(sources(*ALL), "csrc/driver", "include/flash_attn4/device"),
+            outside(sources(*ALL), "csrc/driver", "csrc/emulator", "include/flash_attn4/device"),
             r"#include <cuda(_runtime)?\.h>",
-            id="driver-api-only-in-csrc-driver",
+            id="driver-api-only-in-csrc-driver-and-emulator",
         ),
         pytest.param(sources(*ALL), r"#include [<\"]cute/tensor\.hpp", id="no-cute-tensor"),
         pytest.param(
@@ -71,6 +71,22 @@ ALL = ("include", "csrc")
             sources("csrc/cpu"),
             r"#include \"csrc/(dispatch|torch|driver|common|python)/",
             id="cpu-stands-alone",
+        ),
+        pytest.param(
+            sources("csrc/emulator"),
+            # Of the CPU backend only its vector types, of the driver seam only the table's type.
+            r"#include \"csrc/(?!emulator/|driver/driver\.h\"|cpu/isa/vec\.h\")",
+            id="emulator-knows-no-attention",
+        ),
+        pytest.param(
+            outside(sources(*ALL), "csrc/emulator"),
+            r"#include \"csrc/emulator/",
+            id="emulator-is-reached-by-its-table-and-header",
+        ),
+        pytest.param(
+            outside(sources("csrc"), "csrc/emulator", "csrc/python"),
+            r"#include \"flash_attn4/emulator\.h",
+            id="ops-know-the-emulator-as-a-driver-only",
         ),
     ],
 )
