@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -120,6 +121,12 @@ def timing_record(timings: dict[str, Timing], ours: str, flops: dict[str, float]
 def columns(record: Record) -> dict[str, str]:
     """The cells of one case, by column title."""
     cells = {"case": record["case"]}
+    if "rate" in record:
+        low, high = record["spread"]
+        return cells | {
+            record["unit"]: f"{record['rate']:.1f}",
+            "20-80 %": f"{low:.1f}-{high:.1f}",
+        }
     if "cpu_seconds" in record:
         cells |= {"CPU s": f"{record['cpu_seconds']:.2f}", "peak MB": f"{record['peak_mb']:.0f}"}
         return cells
@@ -186,9 +193,10 @@ def markdown(path: Path) -> str:
     parts = []
     for name, section in json.loads(path.read_text()).items():
         facts = ", ".join(f"{fact}: {value}" for fact, value in section["environment"].items())
+        parts.append(f"### {name}\n\n{facts}")
         rows = [columns(record) for record in section["cases"]]
-        titles = list(rows[0])
-        lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
-        lines += [f"| {' | '.join(row[title] for title in titles)} |" for row in rows]
-        parts.append("\n".join([f"### {name}", "", facts, "", *lines]))
+        for titles, group in itertools.groupby(rows, key=list):  # cases of other units: a new table
+            lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
+            lines += [f"| {' | '.join(row.values())} |" for row in group]
+            parts.append("\n".join(lines))
     return "\n\n".join(parts)

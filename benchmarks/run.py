@@ -2,6 +2,7 @@
 
     python benchmarks/run.py cpu         attention on the CPU beside torch's, forward and backward
     python benchmarks/run.py host        host time of a call on tiny tensors
+    python benchmarks/run.py emulator    speed of the emulator
     python benchmarks/run.py compile     compile cost of every kernel and source
     python benchmarks/run.py show FILE   a result file as Markdown
 
@@ -16,11 +17,12 @@ from pathlib import Path
 
 import build_cost
 import cpu
+import emulator
 import host
 import report
 import torch
 
-SECTIONS = {"cpu": cpu, "host": host, "compile": build_cost}
+SECTIONS = {"cpu": cpu, "host": host, "emulator": emulator, "compile": build_cost}
 
 
 def parse() -> argparse.Namespace:
