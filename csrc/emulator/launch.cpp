@@ -1,6 +1,5 @@
 // The C++ interface: modules, launches, results as JSON.
 #include <algorithm>
-#include <sstream>
 #include <utility>
 
 #include "csrc/emulator/lower/lowering.h"
@@ -189,28 +188,34 @@ std::string quoted(const std::string& text) {
   return result + '"';
 }
 
-void write_trace(std::ostream& out, const WarpTrace& trace) {
-  out << "{\"cluster\": " << trace.cluster << ", \"cta\": " << trace.cta
-      << ", \"warp\": " << trace.warp << ", \"classes\": {";
+// Strings, not C++ streams: those of two C++ runtimes in one process can crash, and a Python process
+// may hold two.
+
+std::string member(const char* name, uint64_t value) {
+  return quoted(name) + ": " + std::to_string(value);
+}
+
+std::string trace_json(const WarpTrace& trace) {
+  std::string text = "{" + member("cluster", trace.cluster) + ", " + member("cta", trace.cta) +
+                     ", " + member("warp", trace.warp) + ", \"classes\": {";
   const char* separator = "";
   for (const auto& [name, count] : trace.classes) {
-    out << separator << quoted(name) << ": " << count;
+    text += separator + member(name.c_str(), count);
     separator = ", ";
   }
-  out << "}, \"waits\": [";
+  text += "}, \"waits\": [";
   separator = "";
   for (const WarpTrace::Wait& wait : trace.waits) {
-    out << separator << "{\"line\": " << wait.line << ", \"what\": " << quoted(wait.what)
-        << ", \"begin\": " << wait.begin << ", \"end\": " << wait.end << "}";
+    text += separator + ("{" + member("line", wait.line)) + ", \"what\": " + quoted(wait.what) +
+            ", " + member("begin", wait.begin) + ", " + member("end", wait.end) + "}";
     separator = ", ";
   }
-  out << "]}";
+  return text + "]}";
 }
 
 }  // namespace
 
 std::string Result::json() const {
-  std::ostringstream out;
   const Statistics& s = statistics;
   const std::pair<const char*, uint64_t> counts[] = {
       {"warp_instructions", s.warp_instructions},
@@ -222,15 +227,11 @@ std::string Result::json() const {
       {"shared_operand_bytes", s.shared_operand_bytes},
       {"cluster_copy_bytes", s.cluster_copy_bytes},
       {"clusters", s.clusters}};
-  out << "{\"statistics\": {";
-  for (const auto& [name, count] : counts) out << quoted(name) << ": " << count << ", ";
-  out << "\"seconds\": " << s.seconds << "}, \"trace\": [";
-  for (size_t i = 0; i < trace.size(); ++i) {
-    out << (i == 0 ? "\n" : ",\n");
-    write_trace(out, trace[i]);
-  }
-  out << "]}\n";
-  return out.str();
+  std::string text = "{\"statistics\": {";
+  for (const auto& [name, count] : counts) text += member(name, count) + ", ";
+  text += "\"seconds\": " + std::to_string(s.seconds) + "}, \"trace\": [";
+  for (size_t i = 0; i < trace.size(); ++i) text += (i == 0 ? "\n" : ",\n") + trace_json(trace[i]);
+  return text + "]}\n";
 }
 
 }  // namespace fa4::emulator

@@ -11,6 +11,11 @@
 #include "csrc/dispatch/emulation.h"
 #include "flash_attn4/flash_attn4.h"
 
+// Headers of torch before 2.12 have this macro under its older name.
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
+
 namespace fa4::torch_ops {
 
 using torch::stable::Tensor;

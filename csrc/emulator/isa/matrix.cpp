@@ -50,8 +50,10 @@ void run_ldmatrix(Warp& w, const Op& op) {
       const uint64_t address = lane_address(w, op, lane, kA);
       const uint8_t* const row = resolve(w, static_cast<AccessSpace>(op.space), address, 16, lane);
       std::memcpy(matrices[k].element[r], row, 16);
-      for (int c = 0; check && c < 8; ++c) {
-        if (matrices[k].element[r][c] != kPoison16) continue;
+      // Whole words: the rows may hold halves of 32-bit data, of which one may look like poison.
+      for (int c = 0; check && c < 8; c += 2) {
+        const uint16_t* const pair = &matrices[k].element[r][c];
+        if (pair[0] != kPoison16 || pair[1] != kPoison16) continue;
         throw Fault("ldmatrix: shared memory at " + hex(address & 0xffffffffu) +
                     " was never written, or is read before a copy into it has completed");
       }

@@ -89,6 +89,13 @@ int vector_count(const Lowering& l) {
               " was never written, or is read before a copy into it has completed");
 }
 
+/// The aligned word that holds these bytes. A half of it that equals half the poison may be data.
+uint32_t word_around(const uint8_t* bytes) {
+  uint32_t word = 0;
+  std::memcpy(&word, bytes - reinterpret_cast<uintptr_t>(bytes) % 4, 4);
+  return word;
+}
+
 uint64_t extended(uint64_t value, const Op& op) {
   if (op.mode == 0) return value;  // mode: bytes of a signed element
   const int shift = 64 - 8 * op.mode;
@@ -123,8 +130,8 @@ void run_load(Warp& w, const Op& op) {
       }
       uint64_t value = 0;
       std::memcpy(&value, from, op.width);
-      const bool poison = op.width == 4 ? value == kPoison32 : op.width == 2 && value == kPoison16;
-      if (shared && poison) uninitialized(addresses[l]);
+      const bool poison = shared && op.width >= 2 && word_around(from) == kPoison32;
+      if (poison) uninitialized(addresses[l]);
       const uint64_t wide = extended(value, op);
       w.target(list[k])[l] = static_cast<uint32_t>(wide);
       if (op.extra != 0)

@@ -4,7 +4,6 @@
 #include <cinttypes>
 #include <cstdio>
 #include <cstring>
-#include <fstream>
 
 #include "csrc/emulator/machine/fault.h"
 
@@ -84,17 +83,20 @@ bool GlobalMemory::find(uint64_t address, size_t bytes, AddressRange* last) cons
 }
 
 void GlobalMemory::read_mappings() {
-  std::ifstream maps("/proc/self/maps");
+  // C's files, not C++'s: streams of two C++ runtimes in one process can crash, and a Python process
+  // may hold two.
+  std::FILE* const maps = std::fopen("/proc/self/maps", "r");
+  if (maps == nullptr) throw Fault("/proc/self/maps: cannot be read");
   std::vector<AddressRange> found;
-  for (std::string line; std::getline(maps, line);) {
+  char line[4096];
+  while (std::fgets(line, sizeof line, maps) != nullptr) {
     AddressRange range;
     char access[5] = {};
-    if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %4s", &range.begin, &range.end,
-                    access) == 3 &&
-        access[0] == 'r') {
-      found.push_back(range);
-    }
+    const int fields =
+        std::sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s", &range.begin, &range.end, access);
+    if (fields == 3 && access[0] == 'r') found.push_back(range);
   }
+  std::fclose(maps);
   ranges_ = merged(std::move(found));
 }
 
