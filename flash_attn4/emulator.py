@@ -38,6 +38,8 @@ _native = _C.emulator
 
 Extent = int | Sequence[int]
 
+LOWEST_ADDRESS = 2**16  # Linux maps nothing below (vm.mmap_min_addr)
+
 
 class EmulatorError(RuntimeError):
     """A launch that failed. The text is the report: what went wrong, the line of the PTX, block and
@@ -291,7 +293,7 @@ class Module:
         shared_bytes: dynamic shared memory per block.
         memory: tensors the kernel may touch, from their first to their last element. None means
             those in args, unless args may hold another address: 8 bytes or more, a TensorMap of an
-            address, an int from 2**32 for a parameter of 8 bytes. Then, and where args hold no
+            address, an int from 2**16 for a parameter of 8 bytes. Then, and where args hold no
             tensor, the kernel may touch any memory of the process.
 
         Raises EmulatorError when the kernel fails, ValueError for a wrong shape or argument,
@@ -355,7 +357,7 @@ def _tensors_of(kernel: Kernel, args: Sequence[Argument]) -> list[Tensor] | None
 
 def _may_be_address(value: Argument, parameter: Parameter) -> bool:
     if isinstance(value, int):
-        return parameter.bytes == 8 and value >= 2**32
+        return parameter.bytes == 8 and value >= LOWEST_ADDRESS
     return isinstance(value, TensorMap) or (isinstance(value, bytes) and len(value) >= 8)
 
 

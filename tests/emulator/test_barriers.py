@@ -90,7 +90,7 @@ def test_thread_registers(machine: Machine) -> None:
         masks = [equal, below, below | equal, above, above | equal]
         expected.append([x, y, z, lane, thread // 32, *masks, 640, threads])
     rows = [[value % WORD for value in row] for row in out.tolist()]
-    # %warpid is where the hardware put the warp: the same in all its lanes, and no more is promised.
+    # %warpid is where the hardware put the warp: the same in all lanes, no more is promised.
     for row, wanted in zip(rows, expected, strict=True):
         wanted[4] = rows[32 * wanted[4]][4]
         assert row == wanted

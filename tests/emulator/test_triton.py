@@ -1,4 +1,4 @@
-"""PTX of another front end: kernels that Triton compiles for both architectures run in the emulator.
+"""PTX of another front end: what Triton compiles for both architectures runs in the emulator.
 
 Needs the package triton; no GPU. Triton's matrix product uses wgmma on sm_90 and tcgen05 on sm_100.
 """
@@ -53,7 +53,9 @@ def softmax(x, y, columns, BLOCK: tl.constexpr):
 
 def compiled(function: Any, capability: int, types: str, **constants: int) -> Any:
     names = function.arg_names
-    signature = dict(zip(names, types.split(), strict=False)) | {c: "constexpr" for c in constants}
+    signature = dict(zip(names, types.split(), strict=False)) | dict.fromkeys(
+        constants, "constexpr"
+    )
     source = ASTSource(fn=function, signature=signature, constexprs=constants)
     target = GPUTarget("cuda", capability, 32)
     return triton.compile(source, target=target, options={"num_warps": 4})
