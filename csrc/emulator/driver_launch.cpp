@@ -31,19 +31,6 @@ Settings& settings() {
   return shared;
 }
 
-void add(Statistics& total, const Statistics& part) {
-  total.warp_instructions += part.warp_instructions;
-  total.mma += part.mma;
-  total.fma += part.fma;
-  total.global_load_bytes += part.global_load_bytes;
-  total.global_store_bytes += part.global_store_bytes;
-  total.reduce_bytes += part.reduce_bytes;
-  total.shared_operand_bytes += part.shared_operand_bytes;
-  total.cluster_copy_bytes += part.cluster_copy_bytes;
-  total.clusters += part.clusters;
-  total.seconds += part.seconds;
-}
-
 /// Memory that launches of this thread may touch; empty: any.
 thread_local std::vector<Region> noted_memory;
 
@@ -251,7 +238,7 @@ CUresult run(const Kernel& kernel, const Launch& launch) {
     return fail(code, s.message);
   }
   const std::lock_guard lock(settings().mutex);
-  add(settings().statistics, result.statistics);
+  settings().statistics += result.statistics;
   return CUDA_SUCCESS;
 }
 

@@ -175,7 +175,21 @@ Status Module::launch(const Launch& launch, const Options& options, Result* resu
   return {};
 }
 
-// ---- JSON --------------------------------------------------------------------------------------------------
+// ---- Results ----------------------------------------------------------------------------------
+
+Statistics& Statistics::operator+=(const Statistics& part) {
+  warp_instructions += part.warp_instructions;
+  mma += part.mma;
+  fma += part.fma;
+  global_load_bytes += part.global_load_bytes;
+  global_store_bytes += part.global_store_bytes;
+  reduce_bytes += part.reduce_bytes;
+  shared_operand_bytes += part.shared_operand_bytes;
+  cluster_copy_bytes += part.cluster_copy_bytes;
+  clusters += part.clusters;
+  seconds += part.seconds;
+  return *this;
+}
 
 namespace {
 

@@ -146,6 +146,8 @@ struct Statistics {
   uint64_t cluster_copy_bytes = 0;                         // shared memory to another CTA's
   uint64_t clusters = 0;
   double seconds = 0;
+
+  FA4_EMULATOR_API Statistics& operator+=(const Statistics& part);
 };
 
 /// One warp's record; options.trace.

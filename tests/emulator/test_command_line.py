@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip(
+    "flash_attn4.emulator", reason="no emulator in this build", exc_type=ImportError
+)
 pytestmark = pytest.mark.cpu_only("runs the emulator's command line")
 
 PTX = """

@@ -31,18 +31,6 @@ std::vector<uint8_t> padded(std::span<const uint8_t> parameters) {
   return copy;
 }
 
-void add(Statistics& total, const Statistics& part) {
-  total.warp_instructions += part.warp_instructions;
-  total.mma += part.mma;
-  total.fma += part.fma;
-  total.global_load_bytes += part.global_load_bytes;
-  total.global_store_bytes += part.global_store_bytes;
-  total.reduce_bytes += part.reduce_bytes;
-  total.shared_operand_bytes += part.shared_operand_bytes;
-  total.cluster_copy_bytes += part.cluster_copy_bytes;
-  total.clusters += 1;
-}
-
 WarpTrace trace_of(const Cluster& cluster, const Warp& warp) {
   WarpTrace trace;
   trace.cluster = static_cast<uint32_t>(cluster.number);
@@ -173,7 +161,8 @@ void Grid::finish(Cluster& cluster) {
                 code.info.name);
   }
   const std::lock_guard lock(mutex_);
-  add(result_.statistics, cluster.statistics);
+  cluster.statistics.clusters = 1;
+  result_.statistics += cluster.statistics;
   if (!options.trace) return;
   for (const Cta& cta : cluster.ctas) {
     for (const Warp& warp : cta.warps) result_.trace.push_back(trace_of(cluster, warp));
