@@ -524,7 +524,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         facts = {"file": module.name, "target": module.target, "kernels": [*map(asdict, kernels)]}
         print(json.dumps(facts, indent=1))
         return 0
-    print(f"{module.name}: target {module.target}, {len(kernels)} kernels")
+    plural = "" if len(kernels) == 1 else "s"
+    print(f"{module.name}: target {module.target}, {len(kernels)} kernel{plural}")
     for kernel in kernels:
         print("\n".join(["", *_kernel_lines(kernel)]))
     return 0

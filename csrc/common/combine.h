@@ -11,6 +11,9 @@ namespace fa4 {
 /// A warp merges one (batch, row, head).
 constexpr int kCombineWarps = 4;
 constexpr int kCombineThreads = 32 * kCombineWarps;
+/// Blocks that share an SM: 40 registers per thread and three quarters of its threads. Left to itself,
+/// ptxas aims at all of them and spills.
+constexpr int kCombineBlocksPerSm = 12;
 constexpr int kCombineMaxSplits = 256;
 /// Elements a lane reads at once where strides and addresses allow it: 16 bytes of fp32.
 constexpr int kCombineVector = 4;

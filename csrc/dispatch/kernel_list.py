@@ -54,7 +54,7 @@ class Kernel:
     header: str = ""  # GPU: the header with the kernel body
     body: str = ""  # GPU: the call in the instantiated kernel
     args: str = ""  # GPU: the parameter struct
-    threads: str = ""  # GPU: threads per block, a constant of the header
+    bounds: str = ""  # GPU: of __launch_bounds__, constants of the header
 
 
 def combine_kernel(arch: str, target: str, dtype: str) -> Kernel:
@@ -68,7 +68,7 @@ def combine_kernel(arch: str, target: str, dtype: str) -> Kernel:
         header="csrc/common/combine.cuh",
         body=f"combine_body<{DTYPES[dtype]}>(args)",
         args="fa4::CombineArgs",
-        threads="fa4::kCombineThreads",
+        bounds="fa4::kCombineThreads, fa4::kCombineBlocksPerSm",
     )
 
 
@@ -87,7 +87,7 @@ INSTANTIATION = """\
 // Generated from csrc/dispatch/kernel_list.py.
 #include "{header}"
 
-extern "C" __global__ void __launch_bounds__({threads}) {name}(
+extern "C" __global__ void __launch_bounds__({bounds}) {name}(
     const __grid_constant__ {args} args) {{
   fa4::{body};
 }}
