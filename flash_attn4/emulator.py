@@ -75,6 +75,8 @@ class Options:
     stall_steps: warp instructions of a cluster without any event before it counts as hung.
     resident_clusters: clusters in progress at a time when some poll; 0: as many as a GPU holds.
     trace: whether to record LaunchResult.trace.
+    barrier_names: names of mbarriers by their address in shared memory, 0x400 and up, for reports
+        and traces.
 
     Raises ValueError for a value outside its range; the message names it.
     """
@@ -91,6 +93,7 @@ class Options:
     stall_steps: int = 20_000_000
     resident_clusters: int = 0
     trace: bool = False
+    barrier_names: Mapping[int, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -109,6 +112,16 @@ class Options:
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise ValueError(f"Options: {name}: must be a bool, got {value!r}")
+        for address, name in self.barrier_names.items():
+            if (
+                not isinstance(address, int)
+                or not 0 <= address < 2**24
+                or not isinstance(name, str)
+            ):
+                raise ValueError(
+                    "Options: barrier_names: must map addresses below 2**24 to names, got "
+                    f"{address!r}: {name!r}"
+                )
         if not isinstance(self.perturbation, float | int) or not 0 <= self.perturbation <= 0.1:
             raise ValueError(
                 f"Options: perturbation: must lie in [0, 0.1], got {self.perturbation!r}"

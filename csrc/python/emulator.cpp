@@ -97,6 +97,7 @@ Options options_of(const py::object& from) {
   read(from, "stall_steps", &to.stall_steps);
   read(from, "resident_clusters", &to.resident_clusters);
   read(from, "trace", &to.trace);
+  read(from, "barrier_names", &to.barrier_names);
   return to;
 }
 

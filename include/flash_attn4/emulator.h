@@ -115,6 +115,9 @@ struct Options {
   // phase, a copy, a changed word of memory) before it counts as hung
   int resident_clusters = 0;  // clusters in progress at a time when some poll; 0: 132 CTAs' worth
   bool trace = false;         // record Result::trace
+  // Names of mbarriers by their address in shared memory (a CTA's own, 0x400 and up), for reports and
+  // traces: the rows of a kernel's plan.
+  std::map<uint32_t, std::string> barrier_names;
 };
 
 /// Global memory that a kernel may touch.
@@ -131,8 +134,6 @@ struct Launch {
   // Every access to global memory must lie in one of these (or in the module's own variables). Empty:
   // any memory that is mapped in this process.
   std::vector<Region> memory;
-  // Names of mbarriers by their address in shared memory, for reports and traces.
-  std::map<uint32_t, std::string> barrier_names;
 };
 
 /// Counts of a launch, over all clusters.

@@ -206,6 +206,13 @@ def test_mbarrier_deadlock(machine: Machine) -> None:
     check_place(text, "mbarrier.try_wait.parity")
 
 
+def test_barriers_have_names(machine: Machine) -> None:
+    names = {address: f"barrier_{address:#x}" for address in range(0x400, 0x800, 8)}
+    options = {"barrier_names": names}
+    text = report(machine, "mbarrier_deadlock", [words(64)], block=64, options=options)
+    assert re.search(r"mbarrier (0x[0-9a-f]+) barrier_\1 \(init in line \d+\)", text), text
+
+
 def test_missing_bytes(machine: Machine) -> None:
     text = report(machine, "missing_bytes", [words(64), words(32)])
     assert "deadlock" in text

@@ -324,6 +324,7 @@ def test_wrong_tensor_maps_are_named(change: dict[str, Any], message: str) -> No
         ({"perturbation": 0.2}, r"perturbation: must lie in \[0, 0.1\], got 0.2"),
         ({"perturbation": float("nan")}, "perturbation: must lie in"),
         ({"trace": 1}, "trace: must be a bool, got 1"),
+        ({"barrier_names": {-1: "full"}}, "barrier_names: must map addresses below"),
     ],
 )
 def test_wrong_options_are_named(option: dict[str, Any], message: str) -> None:

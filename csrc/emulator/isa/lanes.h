@@ -12,7 +12,8 @@ namespace fa4::emulator {
   X(mov32)                                                                                        \
   X(mov64)                                                                                        \
   X(add32)                                                                                        \
-  X(sub32) X(mul32) X(mad32) X(add64) X(sub64) X(mul_wide_u32) X(mul_wide_s32) X(mad_wide_u32)    \
+  X(sub32)                                                                                        \
+  X(mul32) X(mad32) X(add64) X(sub64) X(mul_wide_u32) X(mul_wide_s32) X(mad_wide_u32)             \
       X(mad_wide_s32) X(and32) X(or32) X(xor32) X(not32) X(neg32) X(and64) X(or64) X(xor64)       \
           X(not64) X(shl32) X(shr_u32) X(shr_s32) X(min_s32) X(max_s32) X(min_u32) X(max_u32)     \
               X(abs_s32) X(lop3) X(selp32) X(selp64) X(setp_s32) X(setp_u32) X(setp_f32)          \

@@ -2,7 +2,6 @@
 
 #include <cstring>
 
-#include "csrc/emulator/machine/grid.h"
 #include "csrc/emulator/machine/machine.h"
 
 namespace fa4::emulator {
@@ -125,7 +124,7 @@ uint32_t token_pending(uint64_t token) {
 
 std::string mbarrier_text(Cta& cta, uint32_t offset) {
   const auto found = cta.mbarriers.find(offset);
-  const auto& names = cta.cluster->grid->launch.barrier_names;
+  const auto& names = cta.cluster->options->barrier_names;
   const auto name = names.find(offset);
   std::string text = "mbarrier " + hex(offset) + (name == names.end() ? "" : " " + name->second);
   if (found == cta.mbarriers.end()) return text + " (not initialised)";
