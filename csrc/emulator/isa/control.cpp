@@ -12,8 +12,6 @@ namespace fa4::emulator {
 
 namespace {
 
-void nothing(Warp&, const Op&) {}
-
 void run_branch(Warp& w, const Op& op) {
   branch(w, static_cast<uint32_t>(op.imm));
 }
@@ -192,7 +190,7 @@ void lower_call(Lowering& l) {
 }
 
 void lower_nothing(Lowering& l) {
-  l.emit(l.part(0) == "nanosleep" ? run_yield : nothing,
+  l.emit(l.part(0) == "nanosleep" ? run_yield : no_operation,
          l.part(0) == "fence" || l.part(0) == "membar" ? OpClass::kFence : OpClass::kOther);
 }
 

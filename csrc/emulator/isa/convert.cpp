@@ -320,9 +320,6 @@ Handler vector_conversion(const Lowering& l, Type to, Type from, const Conversio
 }  // namespace
 
 void lower_cvt(Lowering& l) {
-  l.only({"rn",  "rz",   "rm",        "rp",   "rni", "rzi", "rmi",   "rpi",   "ftz",
-          "sat", "relu", "satfinite", "u8",   "u16", "u32", "u64",   "s8",    "s16",
-          "s32", "s64",  "f16",       "bf16", "f32", "f64", "f16x2", "bf16x2"});
   Conversion c;
   types_of(l, &c.to, &c.from);
   c.to_integral = l.has("rni") || l.has("rzi") || l.has("rmi") || l.has("rpi");

@@ -438,8 +438,6 @@ void run_bulk_wait(Warp& w, const Op& op) {
   }
 }
 
-void nothing(Warp&, const Op&) {}
-
 // ---- Lowering ----------------------------------------------------------------------------------------------
 
 /// The cache policy and other trailing operands do not matter for values.
@@ -533,7 +531,7 @@ void lower_bulk(Lowering& l) {
   BulkForm form;
   form.reduces = l.part(0) == "cp" && l.has("reduce") && reduction_of(l, &form.op);
   if (l.has("prefetch")) {
-    l.emit(nothing, OpClass::kCopy);
+    l.emit(no_operation, OpClass::kCopy);
   } else if (l.has("commit_group")) {
     l.emit(run_bulk_commit, OpClass::kCopy);
   } else if (l.has("wait_group")) {

@@ -497,7 +497,6 @@ void lower_bits(Lowering& l) {
   } else if (name == "brev") {
     scalar(for_integer<Reverse>(type), all(type));
   } else if (name == "prmt") {
-    l.only({"b32"});
     scalar(permute, all(type));
   } else if (name == "sad") {
     scalar(for_integer<AbsoluteDifference>(type), all(type));

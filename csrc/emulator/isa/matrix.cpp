@@ -120,7 +120,6 @@ void run_mma_sync(Warp& w, const Op& op) {
 }  // namespace
 
 void lower_ldmatrix(Lowering& l) {
-  l.only({"sync", "aligned", "m8n8", "x1", "x2", "x4", "trans", "shared", "shared::cta", "b16"});
   Draft& draft = l.emit(run_ldmatrix, OpClass::kShared);
   draft.op.mode = l.has("trans");
   l.writes_list(draft, l.operand(0), 4);
@@ -129,7 +128,6 @@ void lower_ldmatrix(Lowering& l) {
 }
 
 void lower_stmatrix(Lowering& l) {
-  l.only({"sync", "aligned", "m8n8", "x1", "x2", "x4", "trans", "shared", "shared::cta", "b16"});
   Draft& draft = l.emit(run_stmatrix, OpClass::kShared);
   draft.op.mode = l.has("trans");
   l.address(draft, l.operand(0));
@@ -138,7 +136,6 @@ void lower_stmatrix(Lowering& l) {
 }
 
 void lower_movmatrix(Lowering& l) {
-  l.only({"sync", "aligned", "m8n8", "trans", "b16"});
   Draft& draft = l.emit(run_movmatrix, OpClass::kWarp);
   l.writes(draft, kD, l.operand(0), 4);
   l.reads(draft, kA, l.operand(1), 4);

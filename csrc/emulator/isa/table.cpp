@@ -78,8 +78,8 @@ constexpr std::string_view kTcgen05 =
     "mbarrier::arrive::one multicast::cluster collector::a::fill collector::a::use "
     "collector::a::lastuse "
     "collector::a::discard";
-constexpr std::string_view kMatrix =
-    "sync aligned m8n8 x1 x2 x4 trans shared shared::cta m16n8k16 row col";
+constexpr std::string_view kMatrix = "sync aligned m8n8 x1 x2 x4 trans shared shared::cta";
+constexpr std::string_view kMma = "sync aligned m16n8k16 row col";
 constexpr std::string_view kOrdering =
     "sc acq_rel acquire release proxy async async::generic alias tensormap::generic global "
     "shared::cta "
@@ -163,7 +163,7 @@ const std::unordered_map<std::string_view, Family>& families() {
       {"ldmatrix", {lower_ldmatrix, kMatrix}},
       {"stmatrix", {lower_stmatrix, kMatrix}},
       {"movmatrix", {lower_movmatrix, kMatrix}},
-      {"mma", {lower_mma, kMatrix}},
+      {"mma", {lower_mma, kMma}},
       {"bar", {lower_barrier, kBarrier}},
       {"barrier", {lower_barrier, kBarrier}},
       {"setmaxnreg", {lower_setmaxnreg, "inc dec sync aligned"}},

@@ -311,8 +311,6 @@ void run_wait_st(Warp& w, const Op&) {
   if (converged(w, kAllLanes)) finish_stores(w);
 }
 
-void nothing(Warp&, const Op&) {}
-
 // ---- Lowering ----------------------------------------------------------------------------------------------
 
 Shape shape_of(const Lowering& l) {
@@ -382,7 +380,7 @@ void lower_tcgen05(Lowering& l) {
   } else if (action == "wait::st") {
     l.emit(run_wait_st, OpClass::kTmem);
   } else if (action == "fence::before_thread_sync" || action == "fence::after_thread_sync") {
-    l.emit(nothing, OpClass::kFence);
+    l.emit(no_operation, OpClass::kFence);
   } else {
     lower_tensor_pipe(l);
   }

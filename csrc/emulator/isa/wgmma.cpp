@@ -164,8 +164,6 @@ void run_wait(Warp& w, const Op& op) {
   }
 }
 
-void nothing(Warp&, const Op&) {}
-
 int n_of(const Lowering& l) {
   const std::string_view shape = l.part(4);  // wgmma.mma_async.sync.aligned.m64n128k16
   const size_t n = shape.find('n'), k = shape.find('k');
@@ -221,7 +219,7 @@ void lower_wgmma(Lowering& l) {
     draft.op.imm = l.immediate(l.operand(0));
     draft.op.wait_text = wait_text;
   } else if (action == "fence") {
-    l.emit(nothing, OpClass::kFence);
+    l.emit(no_operation, OpClass::kFence);
   } else {
     l.unmodelled();
   }

@@ -19,8 +19,6 @@ uint32_t aligned(uint32_t offset, uint32_t align) {
   return (offset + align - 1) / align * align;
 }
 
-void no_operation(Warp&, const Op&) {}
-
 void end_of_kernel(Warp& w, const Op&) {
   w.exec = w.current.mask;
   w.outcome = Outcome::kExit;
@@ -39,6 +37,8 @@ uint64_t immediate_bits(const Operand& operand, Type wanted) {
 }
 
 }  // namespace
+
+void no_operation(Warp&, const Op&) {}
 
 Variables::Variables(const ptx::Module& module) {
   const auto allocate = [this](const Symbol& symbol, uint32_t index) {

@@ -32,6 +32,9 @@ using VirtualPlane = uint32_t;
 constexpr VirtualPlane kConstantPlane = 1u << 31;
 constexpr VirtualPlane kNoPlane = UINT32_MAX;
 
+/// Handler of what has no effect on values: hints, fences, moves that were forwarded.
+void no_operation(Warp& warp, const Op& op);
+
 struct Draft {
   Op op;
   std::array<VirtualPlane, 8> r;
@@ -73,7 +76,8 @@ class Lowering {
   const ptx::Operand& operand(size_t index) const;
   /// The form is not modelled.
   [[noreturn]] void unmodelled(const std::string& why = "") const;
-  /// Faults unless all parts but the first are among these, so that no modifier is ignored unseen.
+  /// Refuses the form unless all parts but the first are among these: what a family's list in
+  /// isa/table.cpp leaves open.
   void only(std::initializer_list<std::string_view> parts) const;
 
   // ---- What the handler works on

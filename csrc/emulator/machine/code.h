@@ -37,7 +37,6 @@ struct Code {
   std::vector<Fill> fills;
   std::unordered_map<uint32_t, Handler> handlers_after_loads;  // by pc: run_after_loads
   std::vector<std::vector<uint32_t>> branch_targets;           // of brx.idx
-  std::vector<std::string> strings;                            // names of called functions
   uint32_t planes = 0;
   uint32_t preds = 0;
   uint32_t static_shared_bytes = 0;  // from SharedMemory::kBase
