@@ -72,7 +72,7 @@ class Options:
     check_uninitialized: whether reading shared or tensor memory that was never written fails.
     threads: host threads; 0: one per core.
     max_steps: warp instructions after which the launch fails; 0: no bound.
-    stall_steps: warp instructions of a cluster without any event before it counts as hung.
+    stall_steps: warp instructions without any event before the launch counts as hung.
     resident_clusters: clusters in progress at a time when some poll; 0: as many as a GPU holds.
     trace: whether to record LaunchResult.trace.
     barrier_names: names of mbarriers by their address in shared memory, 0x400 and up, for reports

@@ -111,7 +111,7 @@ struct Options {
   bool check_uninitialized = true;  // reading shared or tensor memory that was never written fails
   int threads = 0;                  // host threads; 0: one per core
   uint64_t max_steps = 0;           // warp instructions of the launch; 0: no bound
-  uint64_t stall_steps = 20'000'000;  // warp instructions of a cluster without any event (a barrier
+  uint64_t stall_steps = 20'000'000;  // warp instructions without any event (a barrier
   // phase, a copy, a changed word of memory) before it counts as hung
   int resident_clusters = 0;  // clusters in progress at a time when some poll; 0: 132 CTAs' worth
   bool trace = false;         // record Result::trace

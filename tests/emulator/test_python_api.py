@@ -335,3 +335,23 @@ def test_wrong_options_are_named(option: dict[str, Any], message: str) -> None:
 def test_options_are_values() -> None:
     assert Options() == Options(policy="eager", seed=0, threads=0)
     assert len({Options(seed=1), Options(seed=1)}) == 1
+
+
+def test_many_hung_blocks_end_together() -> None:
+    """Blocks that poll let others start; the bound counts the instructions of all of them."""
+    text = """.version 8.8
+.target sm_90a
+.address_size 64
+.visible .entry spin(.param .u64 flag) {
+  .reg .pred %p<2>; .reg .b32 %r<2>; .reg .b64 %rd<2>;
+  ld.param.u64 %rd1, [flag];
+again:
+  ld.acquire.gpu.global.u32 %r1, [%rd1];
+  setp.eq.u32 %p1, %r1, 0;
+  @%p1 bra again;
+  ret;
+}
+"""
+    options = Options(stall_steps=1_000_000, max_steps=3_000_000)
+    with pytest.raises(EmulatorError, match="hung: 1000000 warp instructions"):
+        Module(text).launch("spin", 200, 32, [torch.zeros(1, dtype=torch.int32)], options=options)

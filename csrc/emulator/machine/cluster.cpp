@@ -202,6 +202,12 @@ std::string waiting_report(const Cluster& cluster) {
   return text;
 }
 
+void report_hung(const Cluster& cluster) {
+  throw Fault("hung: " + std::to_string(cluster.options->stall_steps) +
+              " warp instructions without a barrier phase, a copy or a changed word of memory" +
+              waiting_report(cluster));
+}
+
 namespace {
 
 /// Notices events; faults when there has been none for too long.
@@ -212,9 +218,7 @@ void check_progress(Cluster& cluster) {
     cluster.seen_progress = progress;
     cluster.event_step = cluster.steps;
   } else if (cluster.steps - cluster.event_step > cluster.options->stall_steps) {
-    throw Fault("hung: " + std::to_string(cluster.options->stall_steps) +
-                " warp instructions without a barrier phase, a copy or a changed word of memory" +
-                waiting_report(cluster));
+    report_hung(cluster);
   }
 }
 

@@ -121,11 +121,17 @@ void Grid::work() {
 void Grid::step_resident(std::deque<std::unique_ptr<Cluster>>& resident) {
   Cluster& cluster = *resident.front();
   const uint64_t steps = cluster.steps;
+  const uint64_t before = progress.load(std::memory_order_relaxed);
   const Progress state = run_cluster(cluster, kSlice);
   const uint64_t total = steps_.fetch_add(cluster.steps - steps) + cluster.steps - steps;
   if (options.max_steps != 0 && total > options.max_steps) {
     throw Fault("more than max_steps = " + std::to_string(options.max_steps) +
                 " warp instructions" + waiting_report(cluster));
+  }
+  if (progress.load(std::memory_order_relaxed) != before || state == Progress::kDone) {
+    idle_steps_ = 0;
+  } else if ((idle_steps_ += cluster.steps - steps) > options.stall_steps) {
+    report_hung(cluster);
   }
   if (state == Progress::kDone) {
     finish(cluster);

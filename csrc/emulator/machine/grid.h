@@ -48,7 +48,8 @@ class Grid {
   std::atomic<uint64_t> next_{0};
   std::atomic<bool> failed_{false};
   std::atomic<uint64_t> steps_{0};
-  std::mutex mutex_;  // of what follows
+  std::atomic<uint64_t> idle_steps_{0};  // of all clusters since anything happened in the grid
+  std::mutex mutex_;                     // of what follows
   std::string failure_;
   Result result_;
 };

@@ -224,6 +224,9 @@ enum class Progress : uint8_t { kDone, kPolling, kRunning };
 /// Runs a cluster until it is done, has run `budget` instructions, or only polls.
 Progress run_cluster(Cluster& cluster, uint64_t budget);
 
+/// Throws the report of a cluster in which nothing has happened for too long.
+[[noreturn]] void report_hung(const Cluster& cluster);
+
 /// Every waiting warp with what it waits for.
 std::string waiting_report(const Cluster& cluster);
 
