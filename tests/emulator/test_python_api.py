@@ -355,3 +355,60 @@ again:
     options = Options(stall_steps=1_000_000, max_steps=3_000_000)
     with pytest.raises(EmulatorError, match="hung: 1000000 warp instructions"):
         Module(text).launch("spin", 200, 32, [torch.zeros(1, dtype=torch.int32)], options=options)
+
+
+# twice(out): out[i] = 2 i. The copy that %r2 comes from stands below its use, as in loops of
+# compilers.
+OUT_OF_ORDER = """
+.visible .entry twice(.param .u64 twice_param_0)
+{
+  .reg .b32 %r<5>;
+  .reg .b64 %rd<5>;
+  bra.uni COPY;
+USE:
+  add.s32 %r3, %r1, %r2;
+  st.global.u32 [%rd4], %r3;
+  ret;
+COPY:
+  ld.param.u64 %rd1, [twice_param_0];
+  cvta.to.global.u64 %rd2, %rd1;
+  mov.u32 %r1, %tid.x;
+  mov.u32 %r2, %tid.x;
+  mul.wide.u32 %rd3, %r1, 4;
+  add.s64 %rd4, %rd2, %rd3;
+  bra.uni USE;
+}
+"""
+
+# odd(out): out[i] = 1 for odd i. Compilers negate predicates with an immediate.
+NEGATED = """
+.visible .entry odd(.param .u64 odd_param_0)
+{
+  .reg .pred %p<3>;
+  .reg .b32 %r<4>;
+  .reg .b64 %rd<5>;
+  ld.param.u64 %rd1, [odd_param_0];
+  cvta.to.global.u64 %rd2, %rd1;
+  mov.u32 %r1, %tid.x;
+  and.b32 %r2, %r1, 1;
+  setp.eq.s32 %p1, %r2, 0;
+  xor.pred %p2, %p1, -1;
+  selp.u32 %r3, 1, 0, %p2;
+  mul.wide.u32 %rd3, %r1, 4;
+  add.s64 %rd4, %rd2, %rd3;
+  st.global.u32 [%rd4], %r3;
+  ret;
+}
+"""
+
+
+def test_predicate_with_an_immediate() -> None:
+    out = torch.full((32,), 7, dtype=torch.int32)
+    Module(HEADER + NEGATED).launch("odd", 1, 32, [out])
+    assert out.tolist() == [0, 1] * 16
+
+
+def test_code_need_not_stand_in_the_order_of_its_flow() -> None:
+    out = torch.zeros(32, dtype=torch.int32)
+    Module(HEADER + OUT_OF_ORDER).launch("twice", 1, 32, [out])
+    assert out.tolist() == list(range(0, 64, 2))

@@ -147,11 +147,11 @@ Handler setp_handler(Type type, bool ftz) {
   }
 }
 
-/// Logic on predicates; the first source is in extra, the second in p[2]. mode: see lower_pred_logic.
+/// Logic on predicates; the first source is in extra, the second in p[2] or, an immediate, in imm. mode: see lower_pred_logic.
 void pred_logic(Warp& w, const Op& op) {
   const uint32_t a = (op.extra & 0x10000u) != 0 ? ~w.pred(static_cast<PredRef>(op.extra))
                                                 : w.pred(static_cast<PredRef>(op.extra));
-  const uint32_t b = op.p[2] == kNoPred  ? 0
+  const uint32_t b = op.p[2] == kNoPred  ? (op.imm != 0 ? kAllLanes : 0)
                      : op.source_negated ? ~w.pred(op.p[2])
                                          : w.pred(op.p[2]);
   const uint32_t results[] = {a & b, a | b, a ^ b, ~a, a};
@@ -221,7 +221,13 @@ void lower_pred_logic(Lowering& l) {
   draft.op.extra = draft.op.p[2] | (first.negated ? 0x10000u : 0);
   draft.op.p[2] = kNoPred;
   draft.op.source_negated = false;
-  if (draft.op.mode < 3) l.reads_pred(draft, l.operand(2));
+  if (draft.op.mode >= 3) return;
+  const ptx::Operand& second = l.operand(2);
+  if (second.kind == ptx::Operand::kImmediate) {  // xor.pred p, q, -1
+    draft.op.imm = second.value;
+  } else {
+    l.reads_pred(draft, second);
+  }
 }
 
 }  // namespace fa4::emulator

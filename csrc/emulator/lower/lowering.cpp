@@ -89,6 +89,7 @@ void Lowering::run() {
   end.op.run = end_of_kernel;
   end.r.fill(kNoPlane);
   drafts_.push_back(std::move(end));
+  resolve_copies();
   allocate_registers(*this);
 }
 
@@ -226,6 +227,23 @@ bool Lowering::forward_move() {
     return true;
   }
   return false;
+}
+
+/// Instructions may be lowered before the copy that their operands come from: code need not stand in the
+/// order of its flow.
+void Lowering::resolve_copies() {
+  const auto resolve = [this](auto& planes) {
+    for (VirtualPlane& plane : planes) {
+      if (plane != kNoPlane) plane = resolved(plane);
+    }
+  };
+  for (Draft& draft : drafts_) {
+    resolve(draft.r);
+    resolve(draft.list);
+    resolve(draft.reads);
+    resolve(draft.writes);
+    std::erase_if(draft.reads, [](VirtualPlane plane) { return (plane & kConstantPlane) != 0; });
+  }
 }
 
 VirtualPlane Lowering::constant(uint32_t value) {

@@ -123,6 +123,7 @@ class Lowering {
   void count_definitions();
   /// Gives a register that is a plain copy the planes of its source. False: it needs an instruction.
   bool forward_move();
+  void resolve_copies();
   bool forwards(const ptx::Operand& operand) const;
   VirtualPlane plane(const ptx::Operand& operand, int index);
   VirtualPlane resolved(VirtualPlane plane) const;
