@@ -41,14 +41,14 @@ FA4_HD constexpr float usable_reference(float reference) {
 }
 
 /// Log-sum-exp in natural units: -inf for a row that saw no key, as log2(0) is; NaN stays NaN.
-inline float row_lse(float reference, float sum) {
+FA4_HD inline float row_lse(float reference, float sum) {
   return kLn2 * (reference + std::log2(sum));
 }
 
 /// Adds the learnable sink, a logit without a value vector, to a finished row: `sink_log2` is its
 /// logit times log2(e). Returns the factor for O. A row without keys takes the sink as its
 /// reference: sum = 1, lse = sink, and O stays 0.
-inline float add_sink(float& reference, float& sum, float sink_log2) {
+FA4_HD inline float add_sink(float& reference, float& sum, float sink_log2) {
   if (reference == kMinusInfinity) {
     reference = sink_log2;
     sum += 1.0f;  // to 1; a row of NaN scores has a NaN sum here, and keeps it
