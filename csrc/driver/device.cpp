@@ -1,7 +1,9 @@
 #include "csrc/driver/device.h"
 
+#include <deque>
 #include <map>
 #include <mutex>
+#include <string>
 #include <utility>
 
 namespace fa4::driver {
@@ -30,25 +32,44 @@ class PerDevice {
   std::map<std::pair<const Table*, int>, Value> values_;
 };
 
+/// A text that stays for the life of the process.
+std::string_view kept(std::string text) {
+  static std::mutex mutex;
+  static std::deque<std::string> texts;
+  const std::lock_guard lock(mutex);
+  return texts.emplace_back(std::move(text));
+}
+
 Status ask_device(const Table& driver, int ordinal, DeviceInfo* result) {
-  CUdevice device = 0;
   const std::string which = "device " + std::to_string(ordinal);
-  if (Status s = check(driver, driver.cuDeviceGet(&device, ordinal), which); !s.ok()) return s;
-  char name[256] = {};
-  if (Status s = check(driver, driver.cuDeviceGetName(name, sizeof name, device), which); !s.ok()) {
+  if (Status s = check(driver, driver.cuDeviceGet(&result->handle, ordinal), which); !s.ok()) {
     return s;
   }
-  result->name = name;
+  char name[256] = {};
+  Status named = check(driver, driver.cuDeviceGetName(name, sizeof name, result->handle), which);
+  if (!named.ok()) return named;
   const std::pair<CUdevice_attribute, int*> facts[] = {
       {CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, &result->major},
       {CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, &result->minor},
       {CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, &result->sms},
   };
   for (const auto& [attribute, value] : facts) {
-    Status s = check(driver, driver.cuDeviceGetAttribute(value, attribute, device), which);
+    Status s = check(driver, driver.cuDeviceGetAttribute(value, attribute, result->handle), which);
     if (!s.ok()) return s;
   }
+  const std::string arch = "sm_" + std::to_string(result->major) + std::to_string(result->minor);
+  result->name = kept(name);
+  result->description =
+      kept(driver.takes_ptx ? "emulated " + arch
+                            : "cuda:" + std::to_string(ordinal) + " (" + name + ", " + arch + ")");
   return {};
+}
+
+/// Facts about device `ordinal` of a table. Asked at every call: only the first asks the driver.
+Status known_device(const Table& driver, int ordinal, DeviceInfo* result) {
+  static PerDevice<DeviceInfo> infos;
+  return infos.get(driver, ordinal, result,
+                   [&](DeviceInfo* info) { return ask_device(driver, ordinal, info); });
 }
 
 /// The primary context of a device, retained once and kept: the process needs it as long as it
@@ -56,11 +77,9 @@ Status ask_device(const Table& driver, int ordinal, DeviceInfo* result) {
 Status primary_context(const Table& driver, int ordinal, CUcontext* result) {
   static PerDevice<CUcontext> contexts;
   return contexts.get(driver, ordinal, result, [&](CUcontext* context) {
-    CUdevice device = 0;
-    if (Status s = check(driver, driver.cuDeviceGet(&device, ordinal), "cuDeviceGet"); !s.ok()) {
-      return s;
-    }
-    return check(driver, driver.cuDevicePrimaryCtxRetain(context, device),
+    DeviceInfo info;
+    if (Status s = known_device(driver, ordinal, &info); !s.ok()) return s;
+    return check(driver, driver.cuDevicePrimaryCtxRetain(context, info.handle),
                  "cuDevicePrimaryCtxRetain");
   });
 }
@@ -68,11 +87,9 @@ Status primary_context(const Table& driver, int ordinal, CUcontext* result) {
 }  // namespace
 
 Status device_info(int ordinal, DeviceInfo* result) {
-  static PerDevice<DeviceInfo> infos;
   const Table* driver = nullptr;
   if (Status s = table(&driver); !s.ok()) return s;
-  return infos.get(*driver, ordinal, result,
-                   [&](DeviceInfo* info) { return ask_device(*driver, ordinal, info); });
+  return known_device(*driver, ordinal, result);
 }
 
 Status device_count(int* result) {
@@ -102,11 +119,9 @@ Status ContextGuard::enter(int ordinal) {
     if (Status s = check(driver_, driver_.cuCtxGetDevice(&device), "cuCtxGetDevice"); !s.ok()) {
       return s;
     }
-    CUdevice wanted = 0;
-    if (Status s = check(driver_, driver_.cuDeviceGet(&wanted, ordinal), "cuDeviceGet"); !s.ok()) {
-      return s;
-    }
-    if (device == wanted) return {};
+    DeviceInfo wanted;
+    if (Status s = known_device(driver_, ordinal, &wanted); !s.ok()) return s;
+    if (device == wanted.handle) return {};
   }
   CUcontext primary = nullptr;
   if (Status s = primary_context(driver_, ordinal, &primary); !s.ok()) return s;

@@ -1,7 +1,7 @@
 // Devices, their contexts, and which driver an image needs.
 #pragma once
 
-#include <string>
+#include <string_view>
 
 #include "csrc/driver/driver.h"
 #include "flash_attn4/status.h"
@@ -9,7 +9,9 @@
 namespace fa4::driver {
 
 struct DeviceInfo {
-  std::string name;
+  std::string_view name;         // both texts stay for the life of the process
+  std::string_view description;  // "cuda:0 (NVIDIA H100 80GB HBM3, sm_90)", "emulated sm_100"
+  CUdevice handle = 0;
   int major = 0;  // compute capability
   int minor = 0;
   int sms = 0;

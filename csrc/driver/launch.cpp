@@ -4,12 +4,15 @@
 #include <mutex>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "csrc/driver/device.h"
 
 namespace fa4::driver {
 
 namespace {
+
+constexpr size_t kDefaultSharedBytes = 48 * 1024;  // a kernel asks for more, once per device
 
 /// What a table loads of an image.
 const unsigned char* code_of(const Table& driver, const Image& image) {
@@ -20,17 +23,30 @@ const unsigned char* code_of(const Table& driver, const Image& image) {
 /// is launched.
 class LoadedKernels {
  public:
-  Status get(const Table& driver, const char* name, const Image& image, CUkernel* result) {
+  /// The kernel, ready for `request` on its device.
+  Status get(const Table& driver, const char* name, const Image& image, const Launch& request,
+             CUkernel* result) {
     const std::lock_guard lock(mutex_);
-    CUkernel& kernel = kernels_[{&driver, code_of(driver, image)}];
-    if (kernel == nullptr) {
-      if (Status s = load(driver, name, image, &kernel); !s.ok()) return s;
+    Loaded& loaded = kernels_[{&driver, code_of(driver, image)}];
+    if (loaded.kernel == nullptr) {
+      if (Status s = load(driver, name, image, &loaded.kernel); !s.ok()) return s;
     }
-    *result = kernel;
-    return {};
+    *result = loaded.kernel;
+    if (request.shared_bytes <= kDefaultSharedBytes) return {};
+    const auto device = static_cast<size_t>(request.device);
+    if (loaded.shared_bytes.size() <= device) loaded.shared_bytes.resize(device + 1);
+    if (loaded.shared_bytes[device] >= request.shared_bytes) return {};
+    Status s = allow_shared_bytes(driver, name, loaded.kernel, request);
+    if (s.ok()) loaded.shared_bytes[device] = request.shared_bytes;
+    return s;
   }
 
  private:
+  struct Loaded {
+    CUkernel kernel = nullptr;
+    std::vector<size_t> shared_bytes;  // allowed, by device; 0 is the default
+  };
+
   static Status load(const Table& driver, const char* name, const Image& image, CUkernel* kernel) {
     CUlibrary library = nullptr;
     CUresult result = driver.cuLibraryLoadData(&library, code_of(driver, image), nullptr, nullptr,
@@ -51,37 +67,32 @@ class LoadedKernels {
                  "cuLibraryGetKernel " + std::string(name));
   }
 
+  static Status allow_shared_bytes(const Table& driver, const char* name, CUkernel kernel,
+                                   const Launch& request) {
+    DeviceInfo device;
+    if (Status s = device_info(request.device, &device); !s.ok()) return s;
+    return check(
+        driver,
+        driver.cuKernelSetAttribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                                    static_cast<int>(request.shared_bytes), kernel, device.handle),
+        std::string("shared memory of ") + name);
+  }
+
   std::mutex mutex_;
-  std::map<std::pair<const Table*, const unsigned char*>, CUkernel> kernels_;
+  std::map<std::pair<const Table*, const unsigned char*>, Loaded> kernels_;
 };
 
 }  // namespace
 
 Status launch(const char* name, const Image& image, const Launch& request) {
   static LoadedKernels loaded;
-  constexpr size_t kDefaultSharedBytes =
-      48 * 1024;  // more must be asked for, per kernel and device
 
   const Table* driver = nullptr;
   if (Status s = table(&driver); !s.ok()) return s;
   const ContextGuard context(*driver, request.device);
   if (!context.status().ok()) return context.status();
-
   CUkernel kernel = nullptr;
-  if (Status s = loaded.get(*driver, name, image, &kernel); !s.ok()) return s;
-  if (request.shared_bytes > kDefaultSharedBytes) {
-    CUdevice device = 0;
-    if (Status s = check(*driver, driver->cuDeviceGet(&device, request.device), "cuDeviceGet");
-        !s.ok()) {
-      return s;
-    }
-    Status s =
-        check(*driver,
-              driver->cuKernelSetAttribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                                           static_cast<int>(request.shared_bytes), kernel, device),
-              std::string("shared memory of ") + name);
-    if (!s.ok()) return s;
-  }
+  if (Status s = loaded.get(*driver, name, image, request, &kernel); !s.ok()) return s;
 
   CUlaunchConfig config{};
   config.gridDimX = request.grid.x;
@@ -93,10 +104,10 @@ Status launch(const char* name, const Image& image, const Launch& request) {
   config.sharedMemBytes = static_cast<unsigned>(request.shared_bytes);
   config.hStream = static_cast<CUstream>(request.stream);
   void* params[] = {const_cast<void*>(request.args)};
-  return check(
-      *driver,
-      driver->cuLaunchKernelEx(&config, reinterpret_cast<CUfunction>(kernel), params, nullptr),
-      std::string("launch of ") + name);
+  const CUresult result =
+      driver->cuLaunchKernelEx(&config, reinterpret_cast<CUfunction>(kernel), params, nullptr);
+  if (result == CUDA_SUCCESS) return {};
+  return check(*driver, result, std::string("launch of ") + name);
 }
 
 }  // namespace fa4::driver

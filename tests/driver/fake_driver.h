@@ -10,6 +10,19 @@
 
 namespace fa4::driver::test {
 
+/// A tensor map that was asked for. The map's first byte is its number, counted from 1.
+struct FakeMap {
+  CUtensorMapDataType type;
+  const void* base;
+  std::vector<uint64_t> sizes;
+  std::vector<uint64_t> strides;  // bytes
+  std::vector<uint32_t> box;
+  CUtensorMapSwizzle swizzle;
+  CUtensorMapL2promotion l2;
+  CUtensorMapFloatOOBfill fill;
+  CUcontext context;  // current at the call
+};
+
 /// What the fake driver is told and what it answers. Reset by FakeDriver.
 struct FakeState {
   int devices = 2;
@@ -19,10 +32,15 @@ struct FakeState {
   CUresult load_result = CUDA_SUCCESS;
   CUresult launch_result = CUDA_SUCCESS;
 
+  CUresult attribute_result = CUDA_SUCCESS;
+  CUresult map_result = CUDA_SUCCESS;
+
   CUcontext current = nullptr;
+  int device_gets = 0;
   int loads = 0;
   std::vector<std::string> kernels;  // asked for by name
   std::vector<int> shared_bytes;     // set as attributes
+  std::vector<FakeMap> maps;
   std::vector<CUlaunchConfig> launches;
   std::vector<CUcontext> launch_contexts;
   std::vector<char> args;  // first bytes of the last launch's parameter struct
@@ -59,6 +77,7 @@ inline Table make_fake_table() {
     return CUDA_SUCCESS;
   };
   t.cuDeviceGet = [](CUdevice* device, int ordinal) {
+    ++state.device_gets;
     *device = ordinal;
     return ordinal < state.devices ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
   };
@@ -101,7 +120,26 @@ inline Table make_fake_table() {
   };
   t.cuKernelSetAttribute = [](CUfunction_attribute, int value, CUkernel, CUdevice) {
     state.shared_bytes.push_back(value);
-    return CUDA_SUCCESS;
+    return state.attribute_result;
+  };
+  t.cuTensorMapEncodeTiled = [](CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank,
+                                void* base, const cuuint64_t* sizes, const cuuint64_t* strides,
+                                const cuuint32_t* box, const cuuint32_t*, CUtensorMapInterleave,
+                                CUtensorMapSwizzle swizzle, CUtensorMapL2promotion l2,
+                                CUtensorMapFloatOOBfill fill) {
+    if (reinterpret_cast<uintptr_t>(map) % 64 != 0) return CUDA_ERROR_MISALIGNED_ADDRESS;
+    state.maps.push_back({type,
+                          base,
+                          {sizes, sizes + rank},
+                          {strides, strides + rank - 1},
+                          {box, box + rank},
+                          swizzle,
+                          l2,
+                          fill,
+                          state.current});
+    std::memset(map, 0, sizeof *map);
+    map->opaque[0] = state.maps.size();
+    return state.map_result;
   };
   t.cuLaunchKernelEx = [](const CUlaunchConfig* config, CUfunction, void** params, void**) {
     state.launches.push_back(*config);

@@ -54,6 +54,7 @@ TEST(Device, InfoComesFromTheDriver) {
   DeviceInfo info;
   ASSERT_TRUE(device_info(0, &info).ok());
   EXPECT_EQ(info.name, "Fake GPU");
+  EXPECT_EQ(info.description, "cuda:0 (Fake GPU, sm_100)");
   EXPECT_EQ(info.major, 10);
   EXPECT_EQ(info.sms, 132);
 }

@@ -48,15 +48,51 @@ TEST(Launch, LoadsOnceAndPassesTheConfiguration) {
   EXPECT_EQ(*reinterpret_cast<const int*>(state.args.data()), 42);
 }
 
-TEST(Launch, LargeSharedMemoryIsAskedFor) {
+TEST(Launch, LargeSharedMemoryIsAskedForOncePerDevice) {
   FakeDriver fake;
   static const unsigned char bytes[4] = {};
   const int args = 0;
   Launch request = small_launch(&args);
   request.shared_bytes = 200 * 1024;
   ASSERT_TRUE(launch("kernel", image_at(bytes), request).ok());
+  ASSERT_TRUE(launch("kernel", image_at(bytes), request).ok());
   EXPECT_EQ(state.shared_bytes, std::vector<int>{200 * 1024});
-  EXPECT_EQ(state.launches[0].sharedMemBytes, 200u * 1024u);
+  EXPECT_EQ(state.launches[1].sharedMemBytes, 200u * 1024u);
+  request.device = 1;
+  ASSERT_TRUE(launch("kernel", image_at(bytes), request).ok());
+  EXPECT_EQ(state.shared_bytes, std::vector<int>(2, 200 * 1024));
+  request.shared_bytes = 220 * 1024;
+  ASSERT_TRUE(launch("kernel", image_at(bytes), request).ok());
+  EXPECT_EQ(state.shared_bytes.back(), 220 * 1024) << "more than was asked for before";
+  EXPECT_EQ(state.shared_bytes.size(), 3u);
+}
+
+TEST(Launch, RefusedSharedMemoryIsNamedAndAskedForAgain) {
+  FakeDriver fake;
+  static const unsigned char bytes[4] = {};
+  const int args = 0;
+  Launch request = small_launch(&args);
+  request.shared_bytes = 1 << 20;
+  state.attribute_result = CUDA_ERROR_INVALID_VALUE;
+  const Status status = launch("some_kernel", image_at(bytes), request);
+  EXPECT_EQ(status.code, Code::kRuntime);
+  EXPECT_EQ(status.message, "shared memory of some_kernel: CUDA_ERROR_FAKE (fake text)");
+  EXPECT_TRUE(state.launches.empty());
+  state.attribute_result = CUDA_SUCCESS;
+  EXPECT_TRUE(launch("some_kernel", image_at(bytes), request).ok());
+  EXPECT_EQ(state.shared_bytes.size(), 2u);
+}
+
+TEST(Launch, TheDriverIsAskedForTheDeviceOnce) {
+  FakeDriver fake;
+  static const unsigned char bytes[4] = {};
+  state.current = context(1);
+  const int args = 0;
+  Launch request = small_launch(&args);
+  request.shared_bytes = 200 * 1024;
+  request.device = 1;
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(launch("kernel", image_at(bytes), request).ok());
+  EXPECT_EQ(state.device_gets, 1);
 }
 
 TEST(Launch, OldDriverIsNamedWithBothVersions) {

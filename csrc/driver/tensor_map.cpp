@@ -1,0 +1,70 @@
+#include "csrc/driver/tensor_map.h"
+
+#include <string>
+
+namespace fa4::driver {
+
+namespace {
+
+// Rules of cuTensorMapEncodeTiled without interleave.
+constexpr int64_t kAlignment = 16;                  // of the base and of strides, bytes
+constexpr int64_t kStrideLimit = int64_t{1} << 40;  // bytes
+constexpr int64_t kElementBytes = 2;
+
+CUtensorMapDataType element_type(DType dtype) {
+  return dtype == DType::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                  : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+}
+
+/// Whether the copy engine can step by `stride` elements: 0, an expanded dimension, is a stride
+/// like any other.
+bool can_step(int64_t stride) {
+  return stride >= 0 && stride < kStrideLimit / kElementBytes &&
+         stride * kElementBytes % kAlignment == 0;
+}
+
+}  // namespace
+
+bool tensor_map_fits(const void* base, int rank, const int64_t* size, const int64_t* stride) {
+  bool fits = reinterpret_cast<uintptr_t>(base) % kAlignment == 0;
+  for (int i = 0; i < rank; ++i) {
+    if (size[i] == 0) return true;
+    fits = fits && (size[i] == 1 || can_step(stride[i]));
+  }
+  return fits;
+}
+
+Status encode_tensor_map(const char* name, const TensorMapSpec& spec, TensorMap* result) {
+  static_assert(sizeof(TensorMap) == sizeof(CUtensorMap));
+  const Table* driver = nullptr;
+  if (Status s = table(&driver); !s.ok()) return s;
+
+  cuuint64_t sizes[TensorMapSpec::kMaxRank];
+  cuuint64_t strides[TensorMapSpec::kMaxRank - 1];  // bytes, of dimensions 1 and up
+  cuuint32_t box[TensorMapSpec::kMaxRank];
+  const cuuint32_t steps[TensorMapSpec::kMaxRank] = {1, 1, 1, 1, 1};
+  bool empty = false;
+  for (int i = 0; i < spec.rank; ++i) empty = empty || spec.size[i] == 0;
+  int64_t extent = 0;  // bytes that the dimensions so far span
+  for (int i = 0; i < spec.rank; ++i) {
+    const int64_t size = empty && i > 0 ? 1 : spec.size[i];
+    int64_t stride = i == 0 ? kElementBytes : spec.stride[i] * kElementBytes;
+    // No step is ever taken along a dimension of size 1, and torch leaves any stride there.
+    if (i > 0 && size == 1) stride = extent;
+    extent = max_of(extent, size * stride);
+    sizes[i] = static_cast<cuuint64_t>(size);
+    box[i] = static_cast<cuuint32_t>(spec.box[i]);
+    if (i > 0) strides[i - 1] = static_cast<cuuint64_t>(stride);
+  }
+  const CUresult encoded = driver->cuTensorMapEncodeTiled(
+      reinterpret_cast<CUtensorMap*>(result), element_type(spec.dtype),
+      static_cast<cuuint32_t>(spec.rank), const_cast<void*>(spec.base), sizes, strides, box, steps,
+      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      spec.l2_fetch == L2Fetch::k256Bytes ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B
+                                          : CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (encoded == CUDA_SUCCESS) return {};
+  return check(*driver, encoded, std::string("tensor map of ") + name);
+}
+
+}  // namespace fa4::driver
