@@ -1,0 +1,66 @@
+// Barriers of a plan on the device: set-up from the table, rings, waits.
+#pragma once
+
+#include "flash_attn4/core/plan.h"
+#include "flash_attn4/device/device.cuh"
+#include "flash_attn4/device/ptx/mbarrier.cuh"
+
+// Debug builds (FA4_DEBUG_WAITS) bound every wait: a barrier that never completes is named, then
+// traps.
+#ifdef FA4_DEBUG_WAITS
+#include <cstdio>
+#endif
+
+namespace fa4 {
+
+/// Position in a ring of kStages buffers, and the parity of the phase to wait for. A reader starts
+/// with parity 0: the first phase ends when the buffer was filled. A writer starts with parity 1:
+/// the phase before the first counts as complete, all buffers are free.
+template <int kStages>
+struct Ring {
+  int stage = 0;
+  uint32_t parity;
+
+  FA4_D explicit Ring(uint32_t first_parity) : parity(first_parity) {}
+  FA4_D void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+constexpr uint32_t kReader = 0;
+constexpr uint32_t kWriter = 1;
+
+/// Until the phase of this parity of the mbarrier at `bar` has completed.
+FA4_D void wait_parity(uint32_t bar, uint32_t parity, [[maybe_unused]] const char* name,
+                       [[maybe_unused]] int stage) {
+#ifdef FA4_DEBUG_WAITS
+  for (int tries = 0; !ptx::mbarrier_try_wait_parity(bar, parity); ++tries) {
+    if (tries < 1'000'000) continue;
+    printf("fa4: block %d, warp %d: %s[%d] does not complete phase of parity %u\n", blockIdx.x,
+           threadIdx.x / 32, name, stage, parity);
+    __trap();
+  }
+#else
+  while (!ptx::mbarrier_try_wait_parity(bar, parity)) {
+  }
+#endif
+}
+
+/// Sets up the mbarriers of Plan::kBarriers from address `base` on. By one thread; the others may
+/// use them after a __syncthreads.
+template <class Plan>
+FA4_D void init_barriers(uint32_t base) {
+  constexpr auto kTable = Plan::kBarriers;
+  uint32_t bar = base;
+#pragma unroll
+  for (const BarrierRow& row : kTable.row) {
+    for (int stage = 0; stage < row.stages; ++stage, bar += 8)
+      ptx::mbarrier_init(bar, row.arrivals);
+  }
+  ptx::fence_mbarrier_init();
+}
+
+}  // namespace fa4

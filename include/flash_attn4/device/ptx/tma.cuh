@@ -1,0 +1,60 @@
+// Copies of tensor boxes between global and shared memory by the copy engine. One thread issues
+// each. Coordinates are elements, innermost first; what lies outside the tensor reads as 0 and is
+// not written.
+#pragma once
+
+#include "flash_attn4/core/tensor_map.h"
+#include "flash_attn4/device/device.cuh"
+
+namespace fa4::ptx {
+
+FA4_D void prefetch_tensor_map(const TensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+/// Asynchronous: the bytes of the whole box are delivered to the phase of `bar`.
+FA4_D void tensor_load_4d(uint32_t to, const TensorMap* map, uint32_t bar, int c0, int c1, int c2,
+                          int c3) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
+      "l"(map), "r"(bar), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+      : "memory");
+}
+
+FA4_D void tensor_load_5d(uint32_t to, const TensorMap* map, uint32_t bar, int c0, int c1, int c2,
+                          int c3, int c4) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(to),
+      "l"(map), "r"(bar), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
+      : "memory");
+}
+
+/// Asynchronous: reads shared memory until the bulk group that holds it has completed.
+FA4_D void tensor_store_5d(const TensorMap* map, uint32_t from, int c0, int c1, int c2, int c3,
+                           int c4) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.global.shared::cta.tile.bulk_group "
+      "[%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(map),
+      "r"(from), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
+      : "memory");
+}
+
+/// Closes the group of this thread's stores so far.
+FA4_D void bulk_commit_group() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+/// Until at most kPending of this thread's groups still read shared memory.
+template <int kPending>
+FA4_D void bulk_wait_group_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
+}
+
+/// Shared memory written by this thread before it is seen by copies and products after it.
+FA4_D void fence_proxy_async() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+}  // namespace fa4::ptx
