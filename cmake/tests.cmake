@@ -20,6 +20,8 @@ fa4_test(fa4_core_tests
   tests/core/test_exp2.cpp
   tests/core/test_kv_range.cpp
   tests/core/test_mask.cpp
+  tests/core/test_plan_sm90.cpp
+  tests/core/test_query_tile.cpp
   tests/core/test_seqlen.cpp
   tests/core/test_softmax.cpp
   tests/core/test_tile_scheduler.cpp
@@ -54,7 +56,9 @@ if(fa4_gpu_targets)
     tests/driver/test_combine_launch.cpp
     tests/driver/test_context.cpp
     tests/driver/test_emulation.cpp
+    tests/driver/test_fwd_launch.cpp
     tests/driver/test_launch.cpp
+    tests/driver/test_tensor_map.cpp
   )
   target_include_directories(fa4_driver_tests SYSTEM PRIVATE ${FA4_CUDA_INCLUDE})
   add_dependencies(fa4_driver_tests fa4_emulator)  # opened at run time

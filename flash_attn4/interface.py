@@ -68,7 +68,9 @@ def flash_attn_func(
     """Exact attention, softmax(q @ k.T * softmax_scale) @ v, without storing the score matrix.
 
     q: (batch, seqlen_q, heads_q, head_dim), float16, bfloat16 or float32 (CPU only); head_dim is a
-        multiple of 8 up to 256. Last dimension contiguous, any other strides, here and below.
+        multiple of 8 up to 256. Last dimension contiguous, any other strides, here and below. On a
+        GPU q, k and v are copied first unless its copy engine can read them where they lie, at
+        addresses that are multiples of 16 bytes, with strides that are multiples of 8 elements.
     k: (batch, seqlen_k, heads_k, head_dim); heads_q is a multiple of heads_k.
     v: (batch, seqlen_k, heads_k, head_dim_v); head_dim_v is a multiple of 8 up to 256.
     softmax_scale: factor on the scores, finite and > 0; None means head_dim ** -0.5. torch.compile

@@ -16,9 +16,7 @@ Status choose(const Params& params, const Context& context, const KernelRow** ke
   if (Status s = check(params); !s.ok()) return s;
   Place place;
   if (context.device.kind == Device::kCuda || emulating()) {
-    gpu::DeviceFacts facts;
-    if (Status s = gpu::describe(context.device, &facts); !s.ok()) return s;
-    place = {false, facts.major, facts.minor, facts.description};
+    if (Status s = gpu::describe(context.device, &place); !s.ok()) return s;
   }
   return select_kernel(request_of(params), place, kernel);
 }
@@ -34,6 +32,7 @@ Status fwd(const FwdParams& params, const Context& context) {
   const KernelRow* kernel = nullptr;
   if (Status s = choose(params, context, &kernel); !s.ok()) return s;
   if (kernel->target == Target::kCpu) return cpu::fwd(params, context);
+  if (kernel->target == Target::kSm90a) return gpu::fwd(*kernel, params, context);
   return not_connected(*kernel);
 }
 

@@ -3,23 +3,30 @@
 #include "csrc/common/combine_launch.h"
 #include "csrc/dispatch/emulation.h"
 #include "csrc/driver/device.h"
+#include "csrc/driver/tensor_map.h"
+#include "csrc/sm90/fwd/launch.h"
 
 namespace fa4::gpu {
 
-Status describe(const Device& device, DeviceFacts* result) {
-  const std::string cuda = "cuda:" + std::to_string(device.ordinal);
+Status describe(const Device& device, Place* result) {
   if (emulating() && device.kind != Device::kCpu) {
-    return Status::invalid_value("tensors must be on cpu while the emulator is in use, got " +
-                                 cuda);
+    return Status::invalid_value("tensors must be on cpu while the emulator is in use, got cuda:" +
+                                 std::to_string(device.ordinal));
   }
   driver::DeviceInfo info;
   if (Status s = driver::device_info(device.ordinal, &info); !s.ok()) return s;
-  result->major = info.major;
-  result->minor = info.minor;
-  const std::string arch = "sm_" + std::to_string(info.major) + std::to_string(info.minor);
-  result->description =
-      emulating() ? "emulated " + arch : cuda + " (" + info.name + ", " + arch + ")";
+  *result = {false, info.major, info.minor, std::string(info.description)};
   return {};
+}
+
+bool readable(DType dtype, const void* data, int64_t rank, const int64_t* size,
+              const int64_t* stride) {
+  return dtype == DType::kFloat32 ||
+         driver::tensor_map_fits(data, static_cast<int>(rank), size, stride);
+}
+
+Status fwd(const KernelRow& kernel, const FwdParams& params, const Context& context) {
+  return sm90::launch_fwd(kernel, params, context);
 }
 
 Status combine(const KernelRow& kernel, const CombineParams& params, const Context& context) {

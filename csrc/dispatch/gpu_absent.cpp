@@ -16,9 +16,17 @@ void forget_memory() {}
 
 namespace fa4::gpu {
 
-Status describe(const Device& device, DeviceFacts*) {
+Status describe(const Device& device, Place*) {
   return Status::unsupported("this build has no GPU kernels (FA4_ARCHS=cpu), got tensors on cuda:" +
                              std::to_string(device.ordinal));
+}
+
+bool readable(DType, const void*, int64_t, const int64_t*, const int64_t*) {
+  return true;
+}
+
+Status fwd(const KernelRow& kernel, const FwdParams&, const Context&) {
+  return Status::unsupported(std::string(kernel.name) + ": this build has no GPU kernels");
 }
 
 Status combine(const KernelRow& kernel, const CombineParams&, const Context&) {

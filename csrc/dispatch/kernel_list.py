@@ -22,6 +22,8 @@ TARGETS = {
 }
 
 DTYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
+HALF_DTYPES = ("bfloat16", "float16")
+DTYPE_NAMES = {"float32": "Float32", "float16": "Float16", "bfloat16": "BFloat16"}  # of enum DType
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 # What a call may ask of a kernel beyond shapes and element type, in the order of enum Feature.
@@ -72,6 +74,26 @@ def combine_kernel(arch: str, target: str, dtype: str) -> Kernel:
     )
 
 
+SM90_FORWARD_FEATURES = ("gqa", "causal", "window", "softcap", "sink", "varlen", "seqused")
+
+
+def sm90_forward_kernel(head_dim: int, dtype: str) -> Kernel:
+    config = f"fa4::sm90::fwd_config(fa4::DType::k{DTYPE_NAMES[dtype]}, {head_dim})"
+    return Kernel(
+        name=f"fa4_fwd_sm90_hd{head_dim}_{SHORT[dtype]}",
+        op="fwd",
+        target="sm90a",
+        dtypes=(dtype,),
+        head_dim=(8, head_dim),
+        head_dim_v=(8, head_dim),
+        features=SM90_FORWARD_FEATURES,
+        header="csrc/sm90/fwd/kernel.cuh",
+        body=f"sm90::fwd_body<{config}>(args)",
+        args="fa4::sm90::FwdArgs",
+        bounds=f"fa4::sm90::FwdPlan<{config}>::kThreads, 1",
+    )
+
+
 FORWARD_FEATURES = tuple(name for name in FEATURES if name not in ("dlse", "deterministic"))
 BACKWARD_FEATURES = tuple(name for name in FEATURES if name not in ("paged", "splits"))
 
@@ -79,6 +101,7 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("fwd_cpu", "fwd", "cpu", tuple(DTYPES), (8, 256), (8, 256), FORWARD_FEATURES),
     Kernel("bwd_cpu", "bwd", "cpu", tuple(DTYPES), (8, 256), (8, 256), BACKWARD_FEATURES),
     Kernel("combine_cpu", "combine", "cpu", tuple(DTYPES), (8, 1024), (8, 1024)),
+    *(sm90_forward_kernel(head_dim, dtype) for head_dim in (64, 128) for dtype in HALF_DTYPES),
     *(combine_kernel("sm90", "sm90a", dtype) for dtype in DTYPES),
     *(combine_kernel("sm100", "sm100f", dtype) for dtype in DTYPES),
 )
@@ -112,9 +135,7 @@ def table(targets: list[str]) -> str:
     ]
     lines.append("static const KernelRow kRows[] = {")
     for k in held:
-        dtypes = " | ".join(
-            f"bit(DType::k{'BFloat16' if d == 'bfloat16' else d.capitalize()})" for d in k.dtypes
-        )
+        dtypes = " | ".join(f"bit(DType::k{DTYPE_NAMES[d]})" for d in k.dtypes)
         features = " | ".join(f"bit(Feature::k{f.capitalize()})" for f in k.features) or "0"
         image = (
             f"{{{k.name}_cubin_begin, {k.name}_cubin_end, {k.name}_ptx_begin, {k.name}_ptx_end}}"

@@ -29,7 +29,8 @@ std::string wanted_range(const char* name, int64_t value, DimRange range) {
 Request request_of(const FwdParams& params) {
   uint32_t features = problem_features(params);
   if (params.page_table != nullptr) features |= bit(Feature::kPaged);
-  if (params.num_splits != 1) features |= bit(Feature::kSplits);
+  // 0 is the kernel's choice; one without splits chooses 1.
+  if (params.num_splits > 1) features |= bit(Feature::kSplits);
   return {Op::kFwd, params.dtype, params.head_dim, params.head_dim_v, features};
 }
 
@@ -74,17 +75,22 @@ std::string describe(const Mismatch& mismatch, const KernelRow& kernel, const Re
 }
 
 Status select_kernel(const Request& request, const Place& place, const KernelRow** result) {
+  bool any_runs_here = false;
   for (const KernelRow& kernel : kernel_list()) {
-    if (kernel.op == request.op && !mismatch(kernel, request, place).any()) {
+    if (kernel.op != request.op) continue;
+    const Mismatch found = mismatch(kernel, request, place);
+    any_runs_here |= !found.place;
+    if (!found.any()) {
       *result = &kernel;
       return {};
     }
   }
   std::string reasons;
   for (const KernelRow& kernel : kernel_list()) {
-    if (kernel.op != request.op) continue;
+    const Mismatch found = mismatch(kernel, request, place);
+    if (kernel.op != request.op || (any_runs_here && found.place)) continue;
     reasons += (reasons.empty() ? "" : "; ") + std::string(kernel.name) + ": " +
-               describe(mismatch(kernel, request, place), kernel, request);
+               describe(found, kernel, request);
   }
   return Status::unsupported(std::string("no ") + op_name(request.op) +
                              " kernel for this call on " + place.description + ": " + reasons);

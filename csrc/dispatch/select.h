@@ -29,8 +29,9 @@ struct Place {
   std::string description = "cpu";
 };
 
-/// The first kernel of the list that serves the request. Otherwise kUnsupported, with one reason
-/// per kernel of the operation: device, element type, head dims or options that it lacks.
+/// The first kernel of the list that serves the request. Otherwise kUnsupported, with the reasons
+/// of every kernel of the operation that runs at this place (element type, head dims, options that
+/// it lacks), or of all of them when none does.
 Status select_kernel(const Request& request, const Place& place, const KernelRow** result);
 
 /// What keeps a kernel from serving a request; nothing set when it does.

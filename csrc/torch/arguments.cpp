@@ -199,22 +199,33 @@ Strides lse_strides_of(const Argument& argument) {
   return argument.rank == 3 ? Strides{s[0], s[2], s[1]} : Strides{0, s[1], s[0]};
 }
 
-Tensor empty_tensor(const Argument& like, std::initializer_list<int64_t> sizes, int32_t dtype) {
+namespace {
+
+Tensor new_tensor(const Argument& like, int64_t rank, const int64_t* sizes, int32_t dtype) {
   int64_t strides[8];
   int64_t running = 1;
-  const auto rank = static_cast<int64_t>(sizes.size());
   for (int64_t i = rank - 1; i >= 0; --i) {
     strides[i] = running;
-    running *= std::max<int64_t>(sizes.begin()[i], 1);
+    running *= std::max<int64_t>(sizes[i], 1);
   }
   const int32_t device_type = like.device.kind == Device::kCuda ? aoti_torch_device_type_cuda()
                                                                 : aoti_torch_device_type_cpu();
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      rank, sizes.begin(), strides, dtype, device_type, like.device.ordinal, &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes, strides, dtype, device_type,
+                                                         like.device.ordinal, &handle));
   Tensor tensor(handle);
   if (emulating()) Argument(like.op, "new tensor", tensor).data();
   return tensor;
+}
+
+}  // namespace
+
+Tensor empty_tensor(const Argument& like, std::initializer_list<int64_t> sizes, int32_t dtype) {
+  return new_tensor(like, static_cast<int64_t>(sizes.size()), sizes.begin(), dtype);
+}
+
+Tensor empty_like(const Argument& like) {
+  return new_tensor(like, like.rank, like.size, like.dtype);
 }
 
 int32_t torch_dtype(DType dtype) {

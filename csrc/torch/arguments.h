@@ -84,6 +84,8 @@ Strides lse_strides_of(const Argument& argument);
 
 /// A new tensor on the device of `like`, contiguous. Kernels may touch it.
 Tensor empty_tensor(const Argument& like, std::initializer_list<int64_t> sizes, int32_t dtype);
+/// ... and with the sizes and the type of `like`, too.
+Tensor empty_like(const Argument& like);
 int32_t torch_dtype(DType dtype);
 
 /// Where a call with this argument runs: torch's threads on the CPU, torch's current stream on a

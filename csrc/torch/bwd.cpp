@@ -52,16 +52,11 @@ void run_backward(const Backward& call, const Argument& q, BwdParams* p,
   raise_unless_ok(call.op, fa4::bwd(*p, context_of(q)));
 }
 
-Tensor empty_like_argument(const Argument& a) {
-  return a.rank == 4 ? empty_tensor(a, {a.size[0], a.size[1], a.size[2], a.size[3]}, a.dtype)
-                     : empty_tensor(a, {a.size[0], a.size[1], a.size[2]}, a.dtype);
-}
-
 Gradients backward(const Backward& call) {
   const MemoryScope memory;
   const Argument q(call.op, "q", *call.q), k(call.op, "k", *call.k), v(call.op, "v", *call.v);
   BwdParams p = read_backward(call, q, k, v);
-  Tensor dq = empty_like_argument(q), dk = empty_like_argument(k), dv = empty_like_argument(v);
+  Tensor dq = empty_like(q), dk = empty_like(k), dv = empty_like(v);
   Tensor dsink = p.sink ? empty_tensor(q, {p.heads_q}, torch_dtype(p.sink_dtype))
                         : empty_tensor(q, {0}, aoti_torch_dtype_float32());
   run_backward(call, q, &p, {&dq, &dk, &dv, p.sink ? &dsink : nullptr});

@@ -1,4 +1,7 @@
 // fwd and varlen_fwd: op arguments -> FwdParams.
+#include <vector>
+
+#include "csrc/dispatch/gpu.h"
 #include "csrc/torch/ops.h"
 
 namespace fa4::torch_ops {
@@ -8,6 +11,13 @@ namespace {
 struct Forward : Common {
   const OptionalTensor* page_table;
   int64_t num_splits;
+};
+
+struct Operands {
+  Operands(const char* op, const Tensor& q, const Tensor& k, const Tensor& v)
+      : q(op, "q", q), k(op, "k", k), v(op, "v", v) {}
+
+  Argument q, k, v;
 };
 
 /// Keys and values in pages: page_table, and what k's shape means then.
@@ -29,9 +39,8 @@ void read_pages(const Forward& call, const Argument& q, const Argument& k, FwdPa
   p->seqlen_k = table.size[1] * p->page_size;
 }
 
-/// Everything but results.
-FwdParams read_forward(const Forward& call, const Argument& q, const Argument& k,
-                       const Argument& v) {
+/// Everything but the addresses of q, k, v and results.
+FwdParams read_forward(const Forward& call, const Operands& in) {
   const bool paged = call.page_table->has_value();
   if (call.packed() && !paged && call.cu_seqlens_k == nullptr) {
     raise(call.op, Code::kInvalidValue, "cu_seqlens_k: must be given without page_table, got None");
@@ -40,50 +49,72 @@ FwdParams read_forward(const Forward& call, const Argument& q, const Argument& k
     raise(call.op, Code::kInvalidValue, "cu_seqlens_k: must be None with page_table, got a tensor");
   }
   FwdParams p;
-  read_problem(call, q, k, v, paged, &p);
-  if (paged) read_pages(call, q, k, &p);
-  p.q = {q.data(), strides_of(q)};
-  p.k = {k.data(), strides_of(k)};
-  p.v = {v.data(), strides_of(v)};
+  read_problem(call, in.q, in.k, in.v, paged, &p);
+  if (paged) read_pages(call, in.q, in.k, &p);
   p.num_splits = call.num_splits;
   return p;
 }
 
-void run_forward(const Forward& call, const Argument& q, FwdParams* p, const Tensor& out,
-                 const Tensor& lse) {
-  const Argument out_argument(call.op, "out", out);
-  const Argument lse_argument(call.op, "lse", lse);
-  p->out = {out_argument.mutable_data(), strides_of(out_argument)};
-  p->lse = {static_cast<float*>(lse_argument.mutable_data()), lse_strides_of(lse_argument)};
-  raise_unless_ok(call.op, fa4::fwd(*p, context_of(q)));
+/// Operands as the call's device reads them. One that a GPU cannot read where it is (gpu::readable)
+/// is copied, except pages: there are many more of them than a call uses. Copies live as long as
+/// this; a kernel may still read them afterwards, because torch gives their memory to later work of
+/// the same stream only.
+class ReadableOperands {
+ public:
+  Input view(const Argument& operand, DType dtype, bool pages) {
+    const bool on_gpu = operand.device.kind == Device::kCuda || emulating();
+    if (!on_gpu || pages ||
+        gpu::readable(dtype, operand.tensor->const_data_ptr(), operand.rank - 1, operand.size,
+                      operand.stride)) {
+      return {operand.data(), strides_of(operand)};
+    }
+    const Tensor& copy = copies_.emplace_back(empty_like(operand));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(copy.get(), operand.tensor->get(), 0));
+    const Argument copied(operand.op, operand.name, copy);
+    return {copied.data(), strides_of(copied)};
+  }
+
+ private:
+  std::vector<Tensor> copies_;
+};
+
+void run_forward(const Forward& call, const Operands& in, FwdParams* p, const Argument& out,
+                 const Argument& lse) {
+  const bool paged = p->page_table != nullptr;
+  ReadableOperands readable;
+  p->q = readable.view(in.q, p->dtype, false);
+  p->k = readable.view(in.k, p->dtype, paged);
+  p->v = readable.view(in.v, p->dtype, paged);
+  p->out = {out.mutable_data(), strides_of(out)};
+  p->lse = {static_cast<float*>(lse.mutable_data()), lse_strides_of(lse)};
+  raise_unless_ok(call.op, fa4::fwd(*p, context_of(in.q)));
 }
 
-OutLse forward(const Forward& call, const Tensor& q_tensor, const Tensor& k_tensor,
-               const Tensor& v_tensor) {
+OutLse forward(const Forward& call, const Tensor& q, const Tensor& k, const Tensor& v) {
   const MemoryScope memory;
-  const Argument q(call.op, "q", q_tensor), k(call.op, "k", k_tensor), v(call.op, "v", v_tensor);
-  FwdParams p = read_forward(call, q, k, v);
+  const Operands in(call.op, q, k, v);
+  FwdParams p = read_forward(call, in);
   const int32_t f32 = aoti_torch_dtype_float32();
   Tensor out = call.packed()
-                   ? empty_tensor(q, {p.total_q, p.heads_q, p.head_dim_v}, q.dtype)
-                   : empty_tensor(q, {p.batch, p.seqlen_q, p.heads_q, p.head_dim_v}, q.dtype);
-  Tensor lse = call.packed() ? empty_tensor(q, {p.heads_q, p.total_q}, f32)
-                             : empty_tensor(q, {p.batch, p.heads_q, p.seqlen_q}, f32);
-  run_forward(call, q, &p, out, lse);
+                   ? empty_tensor(in.q, {p.total_q, p.heads_q, p.head_dim_v}, in.q.dtype)
+                   : empty_tensor(in.q, {p.batch, p.seqlen_q, p.heads_q, p.head_dim_v}, in.q.dtype);
+  Tensor lse = call.packed() ? empty_tensor(in.q, {p.heads_q, p.total_q}, f32)
+                             : empty_tensor(in.q, {p.batch, p.heads_q, p.seqlen_q}, f32);
+  run_forward(call, in, &p, {call.op, "out", out}, {call.op, "lse", lse});
   return {std::move(out), std::move(lse)};
 }
 
-void forward_into(const Forward& call, const Tensor& q_tensor, const Tensor& k_tensor,
-                  const Tensor& v_tensor, const Tensor& out, const Tensor& lse) {
+void forward_into(const Forward& call, const Tensor& q, const Tensor& k, const Tensor& v,
+                  const Tensor& out_tensor, const Tensor& lse_tensor) {
   const MemoryScope memory;
-  const Argument q(call.op, "q", q_tensor), k(call.op, "k", k_tensor), v(call.op, "v", v_tensor);
-  FwdParams p = read_forward(call, q, k, v);
-  const Argument out_buffer(call.op, "out", out), lse_buffer(call.op, "lse", lse);
-  check_out(out_buffer, q, p);
-  check_lse(lse_buffer, q, p);
-  out_buffer.want_no_overlap();
-  lse_buffer.want_no_overlap();
-  run_forward(call, q, &p, out, lse);
+  const Operands in(call.op, q, k, v);
+  FwdParams p = read_forward(call, in);
+  const Argument out(call.op, "out", out_tensor), lse(call.op, "lse", lse_tensor);
+  check_out(out, in.q, p);
+  check_lse(lse, in.q, p);
+  out.want_no_overlap();
+  lse.want_no_overlap();
+  run_forward(call, in, &p, out, lse);
 }
 
 }  // namespace

@@ -55,6 +55,9 @@ struct Problem {
   DType sink_dtype = DType::kFloat32;
 };
 
+/// On a GPU q, k and v are read by its copy engine: addresses must be multiples of 16 bytes, and
+/// strides of dimensions longer than 1 multiples of 8 elements, or fwd returns kUnsupported. out and
+/// lse may lie anywhere. The torch ops copy what does not fit.
 struct FwdParams : Problem {
   Input q, k, v;  // paged: k and v are (page, row in page, head, dim), stride.batch is of pages
   Output out;     // rows that belong to no sequence become 0

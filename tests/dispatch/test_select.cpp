@@ -43,6 +43,19 @@ TEST(Select, EveryReasonIsGiven) {
             "head_dim_v is 512 (serves 8..256), no paged");
 }
 
+TEST(Select, KernelsOfOtherPlacesAreNoReasonWhereSomeRunHere) {
+  const KernelRow* kernel = nullptr;
+  const Request request{Op::kCombine, DType::kBFloat16, 8, 2048, 0};
+  EXPECT_EQ(select_kernel(request, {}, &kernel).message,
+            "no combine kernel for this call on cpu: combine_cpu: head_dim_v is 2048 (serves "
+            "8..1024)");
+  const std::string nowhere = select_kernel(request, {false, 8, 6, "sm_86"}, &kernel).message;
+  for (const KernelRow& row : kernel_list()) {
+    const bool named = nowhere.find(std::string(row.name) + ": runs on ") != std::string::npos;
+    EXPECT_EQ(named, row.op == Op::kCombine) << row.name << " in: " << nowhere;
+  }
+}
+
 TEST(Select, TargetsRunWhereTheyMay) {
   EXPECT_TRUE(target_runs_on(Target::kSm90a, 9, 0));
   EXPECT_FALSE(target_runs_on(Target::kSm90a, 10, 0));
@@ -59,9 +72,12 @@ TEST(Select, RequestsNameWhatACallNeeds) {
   p.causal = true;
   p.window_right = 5;  // causal sets it to 0
   p.softcap = 10.0f;
-  p.num_splits = 0;
+  p.num_splits = 2;
   EXPECT_EQ(request_of(p).features, bit(Feature::kGqa) | bit(Feature::kCausal) |
                                         bit(Feature::kSoftcap) | bit(Feature::kSplits));
+  p.num_splits = 0;  // the kernel's choice, for which it need not be able to split
+  EXPECT_EQ(request_of(p).features,
+            bit(Feature::kGqa) | bit(Feature::kCausal) | bit(Feature::kSoftcap));
   p = {};
   p.heads_q = p.heads_k = 1;
   p.window_left = 3;
