@@ -129,6 +129,16 @@ SMOKE = [
     Case(dtype="float32", seqused=True, sink="float32", softcap=3.0),
 ]
 
+_WIDE: tuple[dict[str, object], ...] = (
+    {"seqlen_q": 257, "seqlen_k": 400, "causal": True, "heads_q": 8},
+    {"seqlen_q": 3, "seqlen_k": 300, "heads_q": 10, "dtype": "float16"},
+    {"seqlen_q": 200, "seqlen_k": 90, "causal": True, "sink": "bfloat16"},
+    {"window": (40, 7), "softcap": 5.0, "dtype": "float16"},
+    {"seqused": True, "batch": 5, "causal": True},
+    {"data": "hot", "seqlen_k": 300},
+    {"data": "outlier", "seqlen_q": 512, "seqlen_k": 512, "layout": "qkv"},
+)
+
 EDGE = [
     # Lengths: nothing, one, one beside a tile, more queries than keys (rows that see nothing).
     Case(seqlen_q=1, seqlen_k=1),
@@ -186,6 +196,16 @@ EDGE = [
     Case(num_splits=0),
     Case(num_splits=3, seqlen_k=500),
     Case(num_splits=7, causal=True, seqused=True, dtype="float16"),
+    # In 16 bit, which GPUs serve, what is above in float32 or with larger heads.
+    Case(causal=True, window=(50, -1), head_dim_v=32),
+    Case(seqused=True, sink="float32", softcap=3.0),
+    Case(softmax_scale=1.0, dtype="float16"),
+    Case(data="hot", dtype="float16", softcap=20.0),
+    Case(data="one_hot", seqlen_k=130, head_dim_v=128, window=(-1, 12)),
+    Case(layout="bhsd", seqused=True, dtype="float16"),
+    Case(head_dim=16, head_dim_v=128, dtype="float16"),
+    # Head dim 128, with tiles of its own.
+    *(Case(head_dim=128, head_dim_v=128, **options) for options in _WIDE),
 ]
 
 _LENGTHS = ((1, 137), (113, 113), (128, 192), (192, 128), (257, 333))
@@ -279,6 +299,8 @@ def _framed(x: Tensor) -> Tensor:
 
 def _on_device(x: Tensor, device: torch.device) -> Tensor:
     """x with its strides kept: to() would make an expanded tensor contiguous."""
+    if x.numel() == 0:
+        return x.to(device)
     span = 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True) if n > 0)
     storage = x.as_strided((span,), (1,)).to(device)
     return storage.as_strided(x.shape, x.stride())

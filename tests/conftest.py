@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -30,6 +31,16 @@ class Device:
     name: str  # value of --device
     torch: torch.device  # where tensors live
     emulated: str | None = None  # architecture for flash_attn4.emulator.use
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """For tests that take any element type: the finest one that kernels there serve."""
+        return torch.float32 if self.name == "cpu" else torch.bfloat16
+
+    def tolerance(self, float32: float) -> dict[str, float]:
+        """atol and rtol between two results of one kernel in that type; 16 bit: of the rounding."""
+        allowed = float32 if self.dtype == torch.float32 else 1e-2
+        return {"atol": allowed, "rtol": allowed}
 
 
 DEVICES = {
@@ -88,16 +99,22 @@ def _emulate(request: pytest.FixtureRequest, _skip_other_devices: None) -> Itera
         yield
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+@contextmanager
+def skip_without_kernel(device: str) -> Iterator[None]:
     """Where no kernel serves a call on a GPU, the test is skipped, with the reasons.
 
     Functions raise NotImplementedError, ops RuntimeError, and tools of torch wrap that.
     """
     try:
-        return (yield)
+        yield
     except Exception as error:
         reasons = re.search(r"no \w+ kernel for this call on .*", str(error))
-        if pyfuncitem.config.getoption("--device") == "cpu" or reasons is None:
+        if device == "cpu" or reasons is None:
             raise
         pytest.skip(reasons[0])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    with skip_without_kernel(pyfuncitem.config.getoption("--device")):
+        return (yield)

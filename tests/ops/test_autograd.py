@@ -97,7 +97,7 @@ def test_finite_differences(path: Callable[..., tuple[Tensor, Tensor]], device: 
 
 def test_no_grad_paths_agree(device: Device) -> None:
     """Recording, no_grad, inference_mode and plain inputs compute the same, recorded or not."""
-    inputs = SMOKE[2].inputs().to(device.torch)
+    inputs = SMOKE[4].inputs().to(device.torch)
     leaves = leaves_of(inputs)
     out, lse = through_function(inputs, leaves)
     assert out.requires_grad
@@ -188,7 +188,7 @@ def test_second_derivative_is_refused(
 
 def test_forward_mode_is_refused(device: Device) -> None:
     """A tangent is not dropped in silence; without one, a dual level does not matter."""
-    x = torch.randn(1, 4, 2, 16, device=device.torch)
+    x = torch.randn(1, 4, 2, 16, device=device.torch, dtype=device.dtype)
     with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
         torch.func.jvp(lambda q: flash_attn_func(q, x, x), (x,), (x,))
     with torch.autograd.forward_ad.dual_level():
@@ -246,7 +246,7 @@ def test_flags_reach_the_backward(device: Device) -> None:
 
 def test_out_variants_refuse_gradients(device: Device) -> None:
     """Where a gradient would be lost, an error; where none is recorded, the result."""
-    q = torch.randn(2, 5, 2, 16, device=device.torch, requires_grad=True)
+    q = torch.randn(2, 5, 2, 16, device=device.torch, dtype=device.dtype, requires_grad=True)
     out, lse = (x.detach() for x in torch.ops.fa4.fwd(q, q, q))
     buffers = {"out": torch.empty_like(out), "lse": torch.empty_like(lse)}
     with pytest.raises(RuntimeError, match="fa4::fwd_out: functions that write to given buffers"):
@@ -269,7 +269,7 @@ def test_out_variants_refuse_gradients(device: Device) -> None:
 
 def test_out_variants_invalidate_saved_tensors(device: Device) -> None:
     """Autograd notices that a tensor it needs was overwritten."""
-    plain = torch.randn(2, 5, 2, 16, device=device.torch)
+    plain = torch.randn(2, 5, 2, 16, device=device.torch, dtype=device.dtype)
     out, lse = torch.ops.fa4.fwd(plain, plain, plain)
     weight = torch.ones_like(out, requires_grad=True)
     product = weight * out

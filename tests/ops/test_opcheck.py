@@ -14,7 +14,8 @@ import flash_attn4  # noqa: F401  (registers torch.ops.fa4)
 FWD_OPTIONS: list[dict[str, Any]] = [
     {},
     {"softmax_scale": 0.3, "causal": True, "softcap": 5.0},
-    {"window_left": 4, "window_right": 2, "learnable_sink": "sink", "num_splits": 3},
+    {"window_left": 4, "window_right": 2, "learnable_sink": "sink"},
+    {"num_splits": 3},
     {"causal": True, "seqused_k": "lengths"},
 ]
 BWD_OPTIONS = [
@@ -36,8 +37,8 @@ class Dense:
     def __init__(self, device: Device, *, grad: bool) -> None:
         generator = torch.Generator().manual_seed(0)
 
-        def normal(*shape: int) -> Tensor:
-            x = torch.randn(*shape, generator=generator).to(device.torch)
+        def normal(*shape: int, dtype: torch.dtype = device.dtype) -> Tensor:
+            x = torch.randn(*shape, generator=generator).to(device.torch, dtype)
             return x.requires_grad_(grad)
 
         self.dense = normal(2, 6, 4, 8), normal(2, 9, 2, 8), normal(2, 9, 2, 16)
@@ -49,9 +50,9 @@ class Dense:
         self.tensors = {
             "sink": normal(4),
             "lengths": torch.tensor([5, 7], dtype=torch.int32, device=device.torch),
-            "dlse": normal(2, 4, 6).detach(),
+            "dlse": normal(2, 4, 6, dtype=torch.float32).detach(),
         }
-        self.packed_dlse = normal(4, 12).detach()
+        self.packed_dlse = normal(4, 12, dtype=torch.float32).detach()
 
     def named(self, options: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -131,13 +132,13 @@ def test_opcheck_combine(out_dtype: torch.dtype | None, grad: bool, device: Devi
 def test_opcheck_fwd_out(options: dict[str, Any], device: Device) -> None:
     case = Dense(device, grad=False)
     buffers = {
-        "out": torch.empty(2, 6, 4, 16, device=device.torch),
+        "out": torch.empty(2, 6, 4, 16, device=device.torch, dtype=device.dtype),
         "lse": torch.empty(2, 4, 6, device=device.torch),
     }
     named = case.named(options)
     check(torch.ops.fa4.fwd_out.default, case.dense, named | buffers)
     buffers = {
-        "out": torch.empty(12, 4, 16, device=device.torch),
+        "out": torch.empty(12, 4, 16, device=device.torch, dtype=device.dtype),
         "lse": torch.empty(4, 12, device=device.torch),
     }
     arguments = (*case.packed, *case.lengths, 7, 9)

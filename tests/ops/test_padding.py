@@ -53,7 +53,10 @@ def test_padded_attention_through_packing(device: Device) -> None:
     """Packing, varlen attention and padding give what seqused_k gives on the padded batch."""
     generator = torch.Generator().manual_seed(1)
     lengths = [3, 60, 17]
-    q, k, v = (torch.randn(3, 60, 2, 16, generator=generator).to(device.torch) for _ in range(3))
+    q, k, v = (
+        torch.randn(3, 60, 2, 16, generator=generator).to(device.torch, device.dtype)
+        for _ in range(3)
+    )
     mask = torch.arange(60)[None, :] < torch.tensor(lengths)[:, None]
     mask = mask.to(device.torch)
     packed_q, indices, cu_seqlens, max_seqlen, used = unpad_input(q, mask)
@@ -63,7 +66,7 @@ def test_padded_attention_through_packing(device: Device) -> None:
     )
     expected = flash_attn_func(q, k, v, seqused_k=used)
     torch.testing.assert_close(
-        pad_input(packed, indices, 3, 60)[mask], expected[mask], atol=1e-6, rtol=1e-6
+        pad_input(packed, indices, 3, 60)[mask], expected[mask], **device.tolerance(1e-6)
     )
 
 
