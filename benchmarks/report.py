@@ -14,7 +14,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import fwd_report
 import torch
+from peers import fa3_version
 from timing import Timing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,6 +55,10 @@ def environment(device: str) -> Record:
             "driver": _nvidia_smi("driver_version"),
             "power_limit_w": _nvidia_smi("power.limit"),
             "max_sm_clock_mhz": _nvidia_smi("clocks.max.sm"),
+            "sm_clock_mhz": _nvidia_smi("clocks.sm"),
+            "memory_clock_mhz": _nvidia_smi("clocks.mem"),
+            "cudnn": _cudnn_version(),
+            "fa3": fa3_version(),
         }
     return facts
 
@@ -79,6 +85,12 @@ def _nvidia_smi(field: str) -> str:
     return _output(
         ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits", "--id=0"]
     )
+
+
+def _cudnn_version() -> int | None:
+    cudnn: Any = torch.backends.cudnn
+    version: int | None = cudnn.version()
+    return version
 
 
 def _cpu_model() -> str:
@@ -120,6 +132,8 @@ def timing_record(timings: dict[str, Timing], ours: str, flops: dict[str, float]
 
 def columns(record: Record) -> dict[str, str]:
     """The cells of one case, by column title."""
+    if "flops" in record:
+        return fwd_report.columns(record)
     cells = {"case": record["case"]}
     if "rate" in record:
         low, high = record["spread"]
@@ -150,9 +164,17 @@ class Screen:
 
     def __init__(self) -> None:
         self.titles: list[str] = []
+        self.notes: list[str] = []
 
     def show(self, record: Record) -> None:
+        for note in fwd_report.notes(record):
+            if note not in self.notes:  # once per reason, not once per case
+                self.notes.append(note)
+                print(note)
         cells = columns(record)
+        if "failed" in cells:
+            print(f"{cells['case']:<44}  failed: {cells['failed']}", flush=True)
+            return
         if list(cells) != self.titles:
             self.titles = list(cells)
             self._print(self.titles)
@@ -160,9 +182,10 @@ class Screen:
 
     def _print(self, texts: Iterable[str]) -> None:
         first, *rest = texts
-        widths = [max(15, len(title)) for title in self.titles[1:]]
+        narrow = "share" in self.titles  # many short columns
+        widths = [max(7 if narrow else 15, len(title)) for title in self.titles[1:]]
         line = [f"{text:>{width}}" for text, width in zip(rest, widths, strict=True)]
-        print("  ".join([f"{first:<44}", *line]), flush=True)
+        print("  ".join([f"{first:<{28 if narrow else 44}}", *line]), flush=True)
 
 
 # ---- Files ---------------------------------------------------------------------------------------
@@ -170,12 +193,14 @@ class Screen:
 
 def save(section: str, records: list[Record], facts: Record, path: Path | None) -> Path:
     """Stores the section beside the others of the same day, device and commit."""
-    device = re.sub(r"[^a-z0-9]+", "-", facts.get("gpu", facts["cpu"]).lower()).strip("-")
+    device = re.sub(r"[^a-z0-9]+", "-", str(facts.get("gpu", facts["cpu"])).lower()).strip("-")
     path = path or RESULTS / f"{facts['date']}-{device}-{facts['commit']}.json"
     content = json.loads(path.read_text()) if path.exists() else {}
     content[section] = {"environment": facts, "cases": records}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_one_line_per_case(content))
+    part = path.with_suffix(".part")  # a run that is killed leaves the old file or the new one
+    part.write_text(_one_line_per_case(content))
+    part.replace(path)
     return path
 
 
@@ -184,7 +209,9 @@ def _one_line_per_case(content: Record) -> str:
     for name, section in content.items():
         cases = ",\n".join(json.dumps(case) for case in section["cases"])
         facts = json.dumps(section["environment"], indent=1)
-        sections.append(f'"{name}": {{\n"environment": {facts},\n"cases": [\n{cases}\n]}}')
+        sections.append(
+            f'{json.dumps(name)}: {{\n"environment": {facts},\n"cases": [\n{cases}\n]}}'
+        )
     return "{\n" + ",\n".join(sections) + "\n}\n"
 
 
@@ -199,4 +226,6 @@ def markdown(path: Path) -> str:
             lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
             lines += [f"| {' | '.join(row.values())} |" for row in group]
             parts.append("\n".join(lines))
+        means = fwd_report.summary_lines([x for x in section["cases"] if "flops" in x])
+        parts += [f"```\n{chr(10).join(means)}\n```"] if means else []
     return "\n\n".join(parts)

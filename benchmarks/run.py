@@ -1,6 +1,7 @@
 """Benchmarks of flash_attn4: one entry point, one subcommand per question.
 
     python benchmarks/run.py cpu         attention on the CPU beside torch's, forward and backward
+    python benchmarks/run.py fwd         the forward on a GPU beside FA3, cuDNN and FA2
     python benchmarks/run.py host        host time of a call on tiny tensors
     python benchmarks/run.py emulator    speed of the emulator
     python benchmarks/run.py compile     compile cost of every kernel and source
@@ -14,15 +15,23 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import build_cost
 import cpu
 import emulator
+import fwd
 import host
 import report
 import torch
 
-SECTIONS = {"cpu": cpu, "host": host, "emulator": emulator, "compile": build_cost}
+SECTIONS: dict[str, Any] = {
+    "cpu": cpu,
+    "fwd": fwd,
+    "host": host,
+    "emulator": emulator,
+    "compile": build_cost,
+}
 
 
 def parse() -> argparse.Namespace:
@@ -34,6 +43,7 @@ def parse() -> argparse.Namespace:
         command = commands.add_parser(name, help=section.__doc__.splitlines()[0])
         command.add_argument("--threads", type=int, help="threads of torch; default: its choice")
         command.add_argument("--out", type=Path, help="result file; default: in benchmarks/results")
+        command.add_argument("--label", help="what is special about this run; stored")
         section.add_arguments(command)
     show = commands.add_parser("show", help="a result file as Markdown")
     show.add_argument("file", type=Path)
@@ -47,16 +57,21 @@ def main() -> None:
         return
     if args.threads:
         torch.set_num_threads(args.threads)
-    facts = report.environment(getattr(args, "device", "cpu"))
-    print(*(f"{name}: {value}" for name, value in facts.items()), sep="\n")
-    screen, records = report.Screen(), []
-    for record in SECTIONS[args.command].run(args):
+    device = getattr(args, "device", "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(f"run.py {args.command}: torch {torch.__version__} finds no GPU")
+    facts, name, section = report.environment(device), args.command, SECTIONS[args.command]
+    if args.label:
+        facts["label"], name = args.label, f"{name} {args.label}"
+    print(*(f"{fact}: {value}" for fact, value in facts.items()), sep="\n")
+    screen, records, path = report.Screen(), [], None
+    for record in section.run(args):
         screen.show(record)
         records.append(record)
         facts["load_average_after"] = report.load_average()
-        path = report.save(
-            args.command, records, facts, args.out
-        )  # a run cut short leaves its cases
+        path = report.save(name, records, facts, args.out)  # a run cut short leaves its cases
+    if hasattr(section, "summary"):
+        print(*section.summary(records), sep="\n")
     print("written:", path)
 
 
