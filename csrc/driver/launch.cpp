@@ -103,6 +103,11 @@ Status launch(const char* name, const Image& image, const Launch& request) {
   config.blockDimZ = 1;
   config.sharedMemBytes = static_cast<unsigned>(request.shared_bytes);
   config.hStream = static_cast<CUstream>(request.stream);
+  CUlaunchAttribute early_start{};
+  early_start.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+  early_start.value.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &early_start;
+  config.numAttrs = request.early_start ? 1 : 0;
   void* params[] = {const_cast<void*>(request.args)};
   const CUresult result =
       driver->cuLaunchKernelEx(&config, reinterpret_cast<CUfunction>(kernel), params, nullptr);

@@ -20,6 +20,9 @@ struct Launch {
   int device = 0;              // ordinal
   void* stream = nullptr;      // CUstream
   const void* args = nullptr;  // the kernel's single parameter struct
+  // The kernel waits for the grids before it by itself (griddepcontrol.wait), so its blocks may be set
+  // up while the last blocks of such a grid still run.
+  bool early_start = false;
 };
 
 /// Launches kernel `name` of `image`, which is loaded at its first launch and kept. Works on any

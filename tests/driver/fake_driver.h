@@ -42,6 +42,7 @@ struct FakeState {
   std::vector<int> shared_bytes;     // set as attributes
   std::vector<FakeMap> maps;
   std::vector<CUlaunchConfig> launches;
+  std::vector<int> early_starts;  // 1 where the launch asked for one
   std::vector<CUcontext> launch_contexts;
   std::vector<char> args;  // first bytes of the last launch's parameter struct
   size_t args_bytes = 0;   // how many of them to keep
@@ -143,6 +144,12 @@ inline Table make_fake_table() {
   };
   t.cuLaunchKernelEx = [](const CUlaunchConfig* config, CUfunction, void** params, void**) {
     state.launches.push_back(*config);
+    state.early_starts.push_back(0);
+    for (unsigned i = 0; i < config->numAttrs; ++i) {
+      const CUlaunchAttribute& attribute = config->attrs[i];
+      if (attribute.id != CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION) continue;
+      state.early_starts.back() = attribute.value.programmaticStreamSerializationAllowed;
+    }
     state.launch_contexts.push_back(state.current);
     const char* bytes = static_cast<const char*>(params[0]);
     state.args.assign(bytes, bytes + state.args_bytes);

@@ -48,6 +48,17 @@ TEST(Launch, LoadsOnceAndPassesTheConfiguration) {
   EXPECT_EQ(*reinterpret_cast<const int*>(state.args.data()), 42);
 }
 
+TEST(Launch, EarlyStartIsAnAttributeOfTheLaunch) {
+  FakeDriver fake;
+  static const unsigned char bytes[4] = {};
+  const int args = 0;
+  Launch request = small_launch(&args);
+  ASSERT_TRUE(launch("kernel", image_at(bytes), request).ok());
+  request.early_start = true;
+  ASSERT_TRUE(launch("kernel", image_at(bytes), request).ok());
+  EXPECT_EQ(state.early_starts, (std::vector<int>{0, 1}));
+}
+
 TEST(Launch, LargeSharedMemoryIsAskedForOncePerDevice) {
   FakeDriver fake;
   static const unsigned char bytes[4] = {};

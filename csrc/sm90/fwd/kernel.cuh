@@ -13,6 +13,7 @@
 #include "csrc/sm90/fwd/consumer.cuh"
 #include "csrc/sm90/fwd/load.cuh"
 #include "csrc/sm90/fwd/schedule.cuh"
+#include "flash_attn4/device/ptx/griddepcontrol.cuh"
 #include "flash_attn4/device/ptx/registers.cuh"
 
 namespace fa4::sm90 {
@@ -48,6 +49,8 @@ FA4_D void fwd_body(const FwdArgs& args) {
   }
   clear_unused_rows(block);
   __syncthreads();
+  // What comes before touches no memory of others. Every role reads or writes some from here on.
+  ptx::griddepcontrol_wait();
 
   if (warp < Plan::kConsumerWarps) {
     ptx::setmaxnreg_inc<Plan::kConsumerRegisters>();

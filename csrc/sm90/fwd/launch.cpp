@@ -310,6 +310,7 @@ Status launch_fwd(const KernelRow& kernel, const FwdParams& params, const Contex
   request.device = context.device.ordinal;
   request.stream = context.stream;
   request.args = &args;
+  request.early_start = true;
   return driver::launch(kernel.name, kernel.image, request);
 }
 

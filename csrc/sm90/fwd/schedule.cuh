@@ -3,6 +3,7 @@
 
 #include "csrc/sm90/fwd/block.cuh"
 #include "csrc/sm90/fwd/store.cuh"
+#include "flash_attn4/device/ptx/griddepcontrol.cuh"
 
 namespace fa4::sm90 {
 
@@ -16,6 +17,7 @@ FA4_D void role_schedule(const Block<kConfig>& b) {
   for (bool more = true; more; position.advance()) {
     const QueryTile tile = query_tile(b.args.tiling, position.linear);
     more = tile.valid != 0;
+    if (!more) ptx::griddepcontrol_launch_dependents();  // this block has its last tile
     if (more && tile.blocks.size() == 0) {
       if (!tile.idle()) store_nothing(b.args, tile);
       continue;

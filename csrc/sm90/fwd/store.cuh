@@ -123,8 +123,14 @@ struct Store {
   /// Scales and rounds o, this thread's unscaled accumulators of tile `stage`, into shared memory.
   /// The way from there is send's, which waits for threads and memory: it comes when products are
   /// in flight.
-  FA4_D void write(int stage, const float (&o)[Plan::kHeadDim / 2]) {
+  FA4_D void write(int stage, float (&o)[Plan::kHeadDim / 2]) {
     const Store self = here();
+    if (!__all_sync(kAllLanes, scale[0] != 0.0f && scale[1] != 0.0f)) {
+#pragma unroll
+      for (int i = 0; i < Plan::kHeadDim / 2; ++i) {
+        if (scale[i / 2 % 2] == 0.0f) o[i] = 0.0f;  // may be NaN, which a factor 0 keeps
+      }
+    }
     if (b.args.tensor_store) self.wait_for_staging();
     self.fill_staging(o);
     pending = stage;
@@ -177,9 +183,7 @@ struct Store {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {  // registers of rows r, r + 8, r, r + 8
         const float* pair = &o[column / 2 + 2 * i];
-        const uint32_t rounded =
-            ptx::cvt_pack<kConfig.dtype>(pair[0] * scale[i % 2], pair[1] * scale[i % 2]);
-        matrix[i] = scale[i % 2] != 0.0f ? rounded : 0u;
+        matrix[i] = ptx::cvt_pack<kConfig.dtype>(pair[0] * scale[i % 2], pair[1] * scale[i % 2]);
       }
       ptx::stmatrix_x4(base + Plan::out_layout().offset(row, column + lane / 16 * 8), matrix);
     }
