@@ -39,6 +39,7 @@ class CMakeBuild(build_ext):
             f"-DFA4_TORCH_DIR={torch}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DFA4_TESTS={os.environ.get('FA4_TESTS', 'OFF')}",
+            f"-DFA4_DEBUG_WAITS={os.environ.get('FA4_DEBUG_WAITS', 'OFF')}",
         ]
         nvcc = find_nvcc()
         if gpu_targets() and nvcc is not None:

@@ -56,6 +56,11 @@ message(STATUS "nvcc ${fa4_nvcc_version} at ${FA4_NVCC}, targets ${fa4_gpu_targe
 
 enable_language(ASM)  # .incbin
 
+set(fa4_kernel_definitions)
+if(FA4_DEBUG_WAITS)
+  list(APPEND fa4_kernel_definitions -DFA4_DEBUG_WAITS)
+endif()
+
 foreach(target ${fa4_gpu_targets})
   execute_process(COMMAND ${Python_EXECUTABLE} ${fa4_kernel_list} --names ${target}
                   OUTPUT_VARIABLE names COMMAND_ERROR_IS_FATAL ANY)
@@ -66,7 +71,7 @@ foreach(target ${fa4_gpu_targets})
     # The PTX is what the emulator runs, the machine code is assembled from that very text.
     add_custom_command(
       OUTPUT ${base}.ptx
-      COMMAND ${FA4_NVCC} -std=c++20 -O3 -ftz=true
+      COMMAND ${FA4_NVCC} -std=c++20 -O3 -ftz=true ${fa4_kernel_definitions}
               -gencode=arch=${fa4_arch_${target}} -I${PROJECT_SOURCE_DIR}/include
               -I${PROJECT_SOURCE_DIR} -MD -MF ${base}.d -ptx -o ${base}.ptx ${base}.cu
       DEPENDS ${base}.cu DEPFILE ${base}.d
