@@ -8,6 +8,9 @@ BIN := .venv/bin
 CTEST = PATH="$(CURDIR)/$(BIN):$$PATH" ctest --test-dir build/cmake-$$($(BIN)/python -c \
 	"import sysconfig; print(sysconfig.get_config_var('SOABI'))") --output-on-failure
 
+# What GPU kernels serve, through the launch code and the kernels that a GPU would get.
+ON_EMULATED_GPU = --device sm90-emulated tests/ops tests/gpu/test_fwd_lengths.py
+
 .PHONY: build demo test test-full lint check-aarch64 clean
 
 build:
@@ -20,11 +23,13 @@ test:
 	@$(PYTHON) tools/bootstrap.py --tests
 	$(CTEST)
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -q $(ON_EMULATED_GPU)
 
 test-full:
 	@$(PYTHON) tools/bootstrap.py --tests
 	$(CTEST)
 	$(BIN)/python -m pytest --full
+	$(BIN)/python -m pytest -q --full $(ON_EMULATED_GPU)
 
 lint: build
 	$(BIN)/pre-commit run --all-files
