@@ -86,7 +86,7 @@ def test_schedules_give_the_same_bits(case: Case, request: pytest.FixtureRequest
     ids=["exact-sums", "perturbed-functions"],
 )
 def test_undocumented_rounding_makes_no_difference(case: Case, options: Options) -> None:
-    """Sums inside a product and errors of ex2, lg2, rcp may be what they like within their bounds."""
+    """Rounding inside a product and errors of ex2, lg2, rcp may be any within their bounds."""
     check(case, *run(case, options))
 
 
