@@ -180,6 +180,7 @@ EDGE = [
     Case(softmax_scale=1.0, dtype="float32"),
     Case(softmax_scale=1e-3),
     Case(softcap=0.5),
+    Case(softcap=1000.0, data="hot", dtype="float16"),
     # Weights themselves: V is one-hot.
     Case(data="one_hot", seqlen_q=100, seqlen_k=64, causal=True),
     Case(data="one_hot", seqlen_k=190, window=(17, 4), dtype="float16"),

@@ -92,6 +92,19 @@ def test_fwd_nan_stays_in_its_row(value: float, dtype: str, device: Device) -> N
     assert not out.any()
 
 
+def test_fwd_values_do_not_reach_rows_without_keys(device: Device) -> None:
+    """A sink gives such a row a sum; its output stays 0 beside values that are infinite."""
+    inputs = Case(causal=True, sink="float32", seqlen_q=100, seqlen_k=50).inputs()
+    on_device = inputs.to(device.torch)
+    v = on_device.v.clone()
+    v[:, 0, :, 0] = torch.inf
+    out = flash_attn_func(
+        on_device.q, on_device.k, v, causal=True, learnable_sink=on_device.sink
+    ).cpu()
+    assert not out[:, :50].any()
+    assert bool(out[:, 50:, :, 0].isinf().all())
+
+
 def test_fwd_large_batch_times_heads(device: Device) -> None:
     """More (batch, head) pairs than a 16-bit grid dimension holds."""
     batch, heads = 1100, 64

@@ -213,6 +213,34 @@ def test_varlen_equals_dense(backward: bool, device: Device) -> None:
         assert torch.equal(got, want.flatten(0, 1))
 
 
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_varlen_bits_do_not_depend_on_neighbours(head_dim: int, device: Device) -> None:
+    """Rows of two sequences share a tile; what one holds changes no bit of the other."""
+    generator = torch.Generator().manual_seed(11)
+    first, rows_k = 100, (400, 300)
+    q = torch.randn(190, 2, head_dim, generator=generator)
+    k, v = (torch.randn(sum(rows_k), 2, head_dim, generator=generator) for _ in range(2))
+    # Blocks come from the last to the first: scores grow, so that references lag behind and move.
+    k *= torch.linspace(4, 1, sum(rows_k))[:, None, None]
+
+    def outputs(factor: float) -> tuple[Tensor, Tensor]:
+        x = q.clone()
+        x[first:] *= factor
+        on_device = [t.to(torch.bfloat16).to(device.torch) for t in (x, k, v)]
+        cu_seqlens_q = offsets((first, 90)).to(device.torch)
+        cu_seqlens_k = offsets(rows_k).to(device.torch)
+        out, lse = flash_attn_varlen_func(
+            *on_device, cu_seqlens_q, cu_seqlens_k, first, max(rows_k), return_lse=True
+        )
+        return out[:first].cpu(), lse[:, :first].cpu()
+
+    calm, lse = outputs(1.0)
+    for factor in (30.0, float("nan")):
+        other, other_lse = outputs(factor)
+        assert torch.equal(other, calm)
+        assert torch.equal(other_lse, lse)
+
+
 def test_varlen_max_seqlen_is_a_bound(device: Device) -> None:
     """Larger max_seqlen, and max_seqlen as tensors of one element, change nothing."""
     case = PACKED[2]

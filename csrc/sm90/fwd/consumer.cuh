@@ -194,8 +194,7 @@ FA4_D void Consumer<kConfig>::start(Weights& p) {
   ptx::hold(s);
   release_k();
   if (item.changes()) change_scores();
-  weigh_and_move<kN>(s, rows, factor, b.args.scale_log2);
-  pack_weights<kConfig.dtype, kN>(p, s);
+  online_softmax<kConfig.dtype, kN>(p, s, rows, /*opens=*/true, factor, b.args.scale_log2);
   if (ragged()) clear_value_tail();
 }
 
@@ -222,12 +221,8 @@ FA4_D void Consumer<kConfig>::step(Weights& before, Weights& p) {
   release_k();
   if (item.changes()) change_scores();
   if (kConfig.weight_sets == 1) wait_output(before);
-  bool moved = false;
-  const bool first = item.opens() || (item.changes() && rows.any_new());
-  if (first || !weigh<kConfig.dtype, kN>(p, s, rows, b.args.scale_log2)) {
-    moved = weigh_and_move<kN>(s, rows, factor, b.args.scale_log2);
-    pack_weights<kConfig.dtype, kN>(p, s);
-  }
+  const bool moved =
+      online_softmax<kConfig.dtype, kN>(p, s, rows, item.opens(), factor, b.args.scale_log2);
   if (kConfig.weight_sets == 2) wait_output(before);
   accumulate = !item.opens();
   if (item.opens()) {

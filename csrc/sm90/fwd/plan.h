@@ -68,6 +68,8 @@ struct FwdPlan {
     return {64, Swizzle::k128B};
   }  // of one consumer
 
+  static_assert(kConfig.consumers == 2 || kConfig.consumers == 3, "turns; ids of NamedBarrier");
+
   // ---- Roles -----------------------------------------------------------------------------------
   static constexpr int kConsumerWarps = 4 * kConfig.consumers;
   static constexpr int kThreads = 128 * (kConfig.consumers + 1);

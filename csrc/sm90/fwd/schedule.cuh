@@ -16,7 +16,7 @@ FA4_D void role_schedule(const Block<kConfig>& b) {
   StridedTiles position{static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x), b.args.tiles};
   for (bool more = true; more; position.advance()) {
     const QueryTile tile = query_tile(b.args.tiling, position.linear);
-    more = tile.valid != 0;
+    more = !position.done();
     if (!more) ptx::griddepcontrol_launch_dependents();  // this block has its last tile
     if (more && tile.blocks.size() == 0) {
       if (!tile.idle()) store_nothing(b.args, tile);
@@ -27,6 +27,7 @@ FA4_D void role_schedule(const Block<kConfig>& b) {
       b.tile(ring.stage) = tile;  // past the last one the tile is not valid: the others stop
       b.template arrive<kTileFull>(ring.stage);
     }
+    __syncwarp();  // no lane may still test the phase when lane 0 is a ring ahead
     ring.advance();
   }
 }

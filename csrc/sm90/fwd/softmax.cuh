@@ -30,12 +30,6 @@ FA4_D constexpr int fragment_index(int row, int e) {
 struct RowState {
   float reference[kRows] = {kMinusInfinity, kMinusInfinity};  // log2 units
   float sum[kRows] = {0.0f, 0.0f};  // of this thread's columns; the quad's sum is taken at the end
-
-  /// Whether a row of the warp has seen no key yet.
-  FA4_D bool any_new() const {
-    return __any_sync(kAllLanes,
-                      reference[0] == kMinusInfinity || reference[1] == kMinusInfinity) != 0;
-  }
 };
 
 /// How many elements of a row lie in columns below `column`, for lane q of the quad.
@@ -70,20 +64,30 @@ FA4_D void mask_scores(float (&s)[kN / 2], const Interval (&keys)[kRows], int fi
   }
 }
 
-/// Scores become tanh(score * scale). From exponential and reciprocal: tanh.approx is off by 5e-4.
+/// tanh, relative error 3e-7; tanh.approx is off by 5e-4. Near 0, where 1 - 2 / (e^2y + 1) would
+/// cancel, an odd polynomial: y + y^3 p(y^2), minimax on |y| <= 0.65 with a relative error of 7e-9.
+FA4_D float tanh_accurate(float y) {
+  const float square = y * y;
+  float p = fmaf(-0.005515161f, square, 0.020469418f);
+  p = fmaf(p, square, -0.053688023f);
+  p = fmaf(p, square, 0.1333083f);
+  p = fmaf(p, square, -0.3333326f);
+  const float small = fmaf(y * square, p, y);
+  const float large = 1.0f - 2.0f * ptx::rcp(ptx::ex2(y * (2.0f * kLog2e)) + 1.0f);
+  return fabsf(y) <= 0.65f ? small : large;
+}
+
+/// Scores become tanh(score * scale).
 template <int kN>
 FA4_D void cap_scores(float (&s)[kN / 2], float scale) {
   // A branch around each group, always taken because scale is positive: ptxas would else begin all
   // scores at once and spill.
-  constexpr int kGroup = 16;
-  const float factor = 2.0f * kLog2e * scale;
+  constexpr int kGroup = 8;
 #pragma unroll
   for (int group = 0; group < kN / 2; group += kGroup) {
     if (scale < -1.0f - group) continue;
 #pragma unroll
-    for (int i = group; i < group + kGroup; ++i) {
-      s[i] = 1.0f - 2.0f * ptx::rcp(ptx::ex2(s[i] * factor) + 1.0f);
-    }
+    for (int i = group; i < group + kGroup; ++i) s[i] = tanh_accurate(s[i] * scale);
   }
 }
 
@@ -108,67 +112,68 @@ FA4_D float row_max(const float (&s)[kN / 2], int row) {
 /// it, which fp16 holds.
 template <int kN>
 constexpr float kLargestSum = (1 << static_cast<int>(kRescaleSlackLog2)) * (kN / 4);
-static_assert(kLargestSum<128> <= 8192.0f);
 
-/// Weights 2^(score * scale_log2 - reference) with the references as they are, rounded into p. No
-/// maximum is needed for that: what is needed is that no weight is too large, and the sums tell.
-/// False, and rows unchanged, where they are too large, or NaN, or a row has no reference yet.
+/// Weights 2^(score * scale_log2 - reference), rounded into p; sum: of this thread's, unrounded. A
+/// reference of -inf gives weights that are infinite or NaN.
 template <DType kDType, int kN>
-FA4_D bool weigh(uint32_t (&p)[kN / 4], const float (&s)[kN / 2], RowState& rows,
-                 float scale_log2) {
-  float sum[kRows];
+FA4_D void weigh(uint32_t (&p)[kN / 4], float (&sum)[kRows], const float (&s)[kN / 2],
+                 const float (&reference)[kRows], float scale_log2) {
+  static_assert(kLargestSum<kN> <= 32768.0f, "weights must fit fp16");
 #pragma unroll
   for (int i = 0; i < kN / 4; ++i) {  // pairs of registers, as the product takes them
     const int row = i % 2;
-    const float low = ptx::ex2(fmaf(s[2 * i], scale_log2, -rows.reference[row]));
-    const float high = ptx::ex2(fmaf(s[2 * i + 1], scale_log2, -rows.reference[row]));
+    const float low = ptx::ex2(fmaf(s[2 * i], scale_log2, -reference[row]));
+    const float high = ptx::ex2(fmaf(s[2 * i + 1], scale_log2, -reference[row]));
     sum[row] = i < kRows ? low + high : sum[row] + low + high;
     p[i] = ptx::cvt_pack<kDType>(low, high);
   }
+}
+
+/// Moves the references of rows whose weights, with sums `sum`, are too large, or NaN, or infinite
+/// because the row had no reference. Where one moves, factor is what its O and sum have to be
+/// multiplied with, else 1. Every row decides by its own weights: its result does not depend on the
+/// rows that share the warp. Returns whether any row of the warp moved.
+template <int kN>
+FA4_D bool move_references(const float (&s)[kN / 2], RowState& rows, const float (&sum)[kRows],
+                           float (&factor)[kRows], float scale_log2) {
+  bool moved = false;
+#pragma unroll
+  for (int row = 0; row < kRows; ++row) {
+    const uint32_t fit = __ballot_sync(kAllLanes, sum[row] <= kLargestSum<kN>);
+    const bool stays = (fit >> (lane_index() & ~3) & 0xf) == 0xf;  // by the four lanes of a quad
+    const float block_max = row_max<kN>(s, row) * scale_log2;
+    const float next = stays ? rows.reference[row] : fmaxf(rows.reference[row], block_max);
+    // Both may be -inf: their difference would be NaN.
+    const bool same = next == rows.reference[row];
+    factor[row] = same ? 1.0f : ptx::ex2(rows.reference[row] - next);
+    rows.reference[row] = next;
+    rows.sum[row] *= factor[row];
+    moved |= !same;
+  }
+  return __any_sync(kAllLanes, moved);
+}
+
+/// Weights of a block and the rows' new state. No maximum is needed for weights: what is needed is
+/// that none is too large, and the sums tell. Only where they are, references move and the weights
+/// are taken once more. `opens`: the block is the first of its tile, no row has a reference yet.
+/// Returns whether a reference moved; factor as above.
+template <DType kDType, int kN>
+FA4_D bool online_softmax(uint32_t (&p)[kN / 4], const float (&s)[kN / 2], RowState& rows,
+                          bool opens, float (&factor)[kRows], float scale_log2) {
+  constexpr float kInfinity = -kMinusInfinity;
+  float sum[kRows] = {kInfinity, kInfinity};
+  if (!opens) weigh<kDType, kN>(p, sum, s, rows.reference, scale_log2);
   const bool fits = sum[0] <= kLargestSum<kN> && sum[1] <= kLargestSum<kN>;
-  if (!__all_sync(kAllLanes, fits)) return false;
+  bool moved = false;
+  if (!__all_sync(kAllLanes, fits)) {
+    moved = move_references<kN>(s, rows, sum, factor, scale_log2);
+    const float usable[kRows] = {usable_reference(rows.reference[0]),
+                                 usable_reference(rows.reference[1])};
+    weigh<kDType, kN>(p, sum, s, usable, scale_log2);
+  }
 #pragma unroll
   for (int row = 0; row < kRows; ++row) rows.sum[row] += sum[row];
-  return true;
-}
-
-/// The same with references moved to the maximum where they lag behind by more than the slack.
-/// Scores become weights, unrounded. Returns whether any row of the warp moved its reference; then
-/// factor[row] is what O has to be multiplied with.
-template <int kN>
-FA4_D bool weigh_and_move(float (&s)[kN / 2], RowState& rows, float (&factor)[kRows],
-                          float scale_log2) {
-  float next[kRows];
-#pragma unroll
-  for (int row = 0; row < kRows; ++row) {
-    next[row] =
-        next_reference(rows.reference[row], row_max<kN>(s, row) * scale_log2, kRescaleSlackLog2);
-    // Both may be -inf: their difference would be NaN.
-    factor[row] =
-        next[row] == rows.reference[row] ? 1.0f : ptx::ex2(rows.reference[row] - next[row]);
-  }
-  const bool moved =
-      __any_sync(kAllLanes, next[0] != rows.reference[0] || next[1] != rows.reference[1]);
-#pragma unroll
-  for (int row = 0; row < kRows; ++row) {
-    rows.reference[row] = next[row];
-    rows.sum[row] *= factor[row];
-    const float minus_reference = -usable_reference(next[row]);
-#pragma unroll
-    for (int e = 0; e < kN / 4; ++e) {
-      float& score = s[fragment_index(row, e)];
-      score = ptx::ex2(fmaf(score, scale_log2, minus_reference));
-      rows.sum[row] += score;
-    }
-  }
   return moved;
-}
-
-/// Weights rounded to 16 bit in pairs: the A operand of their product with V.
-template <DType kDType, int kN>
-FA4_D void pack_weights(uint32_t (&p)[kN / 4], const float (&s)[kN / 2]) {
-#pragma unroll
-  for (int i = 0; i < kN / 4; ++i) p[i] = ptx::cvt_pack<kDType>(s[2 * i], s[2 * i + 1]);
 }
 
 }  // namespace fa4::sm90

@@ -61,10 +61,11 @@ struct RowResult {
 /// Completes a row from its reference and sum.
 FA4_D RowResult finish_row(const FwdArgs& args, const QueryTile& tile, const Place& at,
                            float reference, float sum) {
+  const bool empty = sum == 0.0f;  // a sink gives it a sum, but no output
   float factor = 1.0f;
   if (args.sink != nullptr && at.owned) factor = add_sink(reference, sum, sink_log2(args, at.head));
   const bool counts = at.query < tile.q_length;
-  return {counts && sum != 0.0f ? factor * ptx::rcp(sum) : 0.0f,
+  return {counts && !empty ? factor * ptx::rcp(sum) : 0.0f,
           counts ? kLn2 * (reference + ptx::lg2(sum)) : kMinusInfinity};
 }
 

@@ -38,7 +38,7 @@ struct QueryTile {
     return {max_of(query + first_shift, 0), min_of(query + last_shift, k_length)};
   }
 
-  /// Whether any row of the tile must be written.
+  /// Whether no row of the tile must be written.
   FA4_HD constexpr bool idle() const { return first_query >= q_owned; }
 };
 static_assert(sizeof(QueryTile) == 64);

@@ -13,6 +13,9 @@
 // weight is no longer exactly 1 and gets rounded with the others: 2-5 % RMSE on normal data, 19 %
 // at most on peaked data. The decision depends on the scores alone, so it is deterministic. slack 0
 // gives the classic algorithm.
+//
+// A kernel may ask the sums of the weights instead of the maximum (csrc/sm90/fwd/softmax.cuh): the
+// reference then stays until a sum tells that some weight exceeds 2^slack, and weights reach 2^13.
 #pragma once
 
 #include <cmath>
