@@ -147,7 +147,8 @@ Handler setp_handler(Type type, bool ftz) {
   }
 }
 
-/// Logic on predicates; the first source is in extra, the second in p[2] or, an immediate, in imm. mode: see lower_pred_logic.
+/// Logic on predicates; the first source is in extra, the second in p[2] or, an immediate, in imm.
+/// mode: see lower_pred_logic.
 void pred_logic(Warp& w, const Op& op) {
   const uint32_t a = (op.extra & 0x10000u) != 0 ? ~w.pred(static_cast<PredRef>(op.extra))
                                                 : w.pred(static_cast<PredRef>(op.extra));
