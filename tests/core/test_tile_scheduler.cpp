@@ -117,8 +117,8 @@ double busiest(const TileOrder& order, int length, int blocks) {
   constexpr int kTile = 128;
   std::vector<int64_t> work(blocks, 0);
   for (int block = 0; block < blocks; ++block)
-    for (StridedTiles t{block, blocks, order.count()}; !t.done(); t.advance()) {
-      const int row = order.at(t.linear).tile * kTile;
+    for (int linear = block; linear < order.count(); linear += blocks) {
+      const int row = order.at(linear).tile * kTile;
       work[block] +=
           kv_range(row, row + kTile, kTile, length, length, make_window(true, -1, -1)).size();
     }
@@ -208,21 +208,6 @@ TEST(QueryTileOrder, OneSidedWindowsEndWithTheShortestAndNeverJump) {
   for (int reach = 0; reach <= 10; ++reach)
     for_each_combination(check, from_to(1, 12), from_to(0, 12),
                          std::array{Window{-1, reach}, Window{reach, -1}});
-}
-
-TEST(StridedTiles, BlocksShareThePositions) {
-  const auto check = [](int count, int blocks) {
-    std::vector<int> visits(count, 0);
-    for (int block = 0; block < blocks; ++block) {
-      int round = 0;
-      for (StridedTiles t{block, blocks, count}; !t.done(); t.advance()) {
-        ASSERT_EQ(t.linear, round++ * blocks + block);
-        ++visits[t.linear];
-      }
-    }
-    ASSERT_EQ(std::count(visits.begin(), visits.end(), 1), count);
-  };
-  for_each_combination(check, from_to(0, 20), from_to(1, 7));
 }
 
 /// Checks that the slots hold every tile of every sequence once, and at most one idle slot for each

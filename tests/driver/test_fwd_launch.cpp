@@ -143,7 +143,7 @@ void expect_launch(DType dtype, int64_t head_dim) {
   EXPECT_EQ(launch.blockDimX, static_cast<unsigned>(KernelPlan::kThreads));
   EXPECT_EQ(launch.sharedMemBytes, KernelPlan::kSharedBytes);
   EXPECT_EQ(state.shared_bytes, std::vector<int>{KernelPlan::kSharedBytes});
-  EXPECT_EQ(launched_args().tiles, tiles);
+  EXPECT_EQ(launched_args().tiling.order.count(), tiles);
   EXPECT_EQ(launched_args().tiling.block_n, KernelPlan::kBlockN);
   EXPECT_EQ(state.kernels, std::vector<std::string>{"kernel"});
   EXPECT_EQ(encoded(launched_args().q).type, dtype == DType::kFloat16
@@ -163,7 +163,7 @@ TEST(FwdLaunch, ConfigurationsComeFromThePlans) {
 TEST(FwdLaunch, ABlockPerSmWhenThereAreMoreTiles) {
   FakeDriver fake;
   const FwdArgs args = args_of(dense_call({.seqlen_q = 10000}));
-  EXPECT_EQ(args.tiles, 2 * 4 * ceil_div(10000, Plan<64>::kBlockM));
+  EXPECT_EQ(args.tiling.order.count(), 2 * 4 * ceil_div(10000, Plan<64>::kBlockM));
   EXPECT_EQ(state.launches.at(0).gridDimX, static_cast<unsigned>(kSms));
 }
 
@@ -234,7 +234,7 @@ TEST(FwdLaunch, FewQueriesOfAGroupShareATile) {
   EXPECT_EQ(args.tiling.queries, int32_t{kM} / 8);
   EXPECT_EQ(args.tiling.heads_per_kv, 1);
   EXPECT_EQ(args.tiling.order.heads, 2);
-  EXPECT_EQ(args.tiles, 2 * 2);
+  EXPECT_EQ(args.tiling.order.count(), 2 * 2);
   expect_map(args.q, {kQ, {64, 8, 3, 2, 2}, {64, 1024, 512, 3072}, {64, 8, kM / 8, 1, 1}});
   expect_map(args.k, {kK, {64, 500, 2, 2}, {128, 64, 64000}, {64, kN, 1, 1}});
   expect_map(args.out, {kOut, {64, 8, 3, 2, 2}, {64, 1024, 512, 3072}, {64, 8, 8, 1, 1}});
@@ -264,7 +264,7 @@ TEST(FwdLaunch, PackingHasToSaveATenthOfTheTiles) {
     EXPECT_EQ(args.packed_heads, packed) << queries << " queries, group " << group;
     EXPECT_EQ(args.tiling.heads_per_kv, group / packed);
     EXPECT_EQ(args.tiling.queries, kM / packed);
-    EXPECT_EQ(args.tiles, group / packed * ceil_div(queries, kM / packed));
+    EXPECT_EQ(args.tiling.order.count(), group / packed * ceil_div(queries, kM / packed));
   }
 }
 
@@ -290,7 +290,7 @@ TEST(FwdLaunch, PackedSequencesHaveSlots) {
   EXPECT_EQ(args.tiling.order.tiles, 2200 / kM + 3);
   EXPECT_EQ(args.tiling.order.heads, 4);
   EXPECT_EQ(args.tiling.order.batch, 1);
-  EXPECT_EQ(args.tiles, 4 * (2200 / kM + 3));
+  EXPECT_EQ(args.tiling.order.count(), 4 * (2200 / kM + 3));
   EXPECT_EQ(args.tiling.batch, 3);
   EXPECT_EQ(args.tiling.total_q, 2200);
   EXPECT_EQ(args.tiling.cu_seqlens_q, kLengths);
@@ -348,7 +348,7 @@ TEST(FwdLaunch, TilesAreCountedIn64Bits) {
   FwdParams p = dense_call(most);
   p.causal = true;
   const FwdArgs args = args_of(p);
-  EXPECT_EQ(args.tiles, TileOrder::kMaxTiles);
+  EXPECT_EQ(args.tiling.order.count(), TileOrder::kMaxTiles);
   EXPECT_EQ(args.tiling.order.count(), TileOrder::kMaxTiles);
   EXPECT_GE(args.tiling.order.group, 1);
   EXPECT_LE(args.tiling.order.group, TileOrder::kMaxTiles);
@@ -477,7 +477,7 @@ TEST(FwdLaunch, RowsOfNoSequenceAreWritten) {
   EXPECT_EQ(args.tiling.seqlen_q, 1500);
   EXPECT_EQ(args.tiling.seqlen_k, 0);
   EXPECT_EQ(args.sink, nullptr);
-  EXPECT_EQ(args.tiles, 4 * ceil_div(1500, Plan<64>::kBlockM));
+  EXPECT_EQ(args.tiling.order.count(), 4 * ceil_div(1500, Plan<64>::kBlockM));
 }
 
 // ---- Refusals -----------------------------------------------------------------------------------

@@ -10,15 +10,14 @@
 
 namespace fa4::sm90 {
 
-/// Tensor maps have five dimensions, innermost first:
+/// Dimensions of the tensor maps, innermost first:
 ///     q, out   {head_dim, heads in a tile's rows, rows, tile heads, batch}
-///     k, v     {head_dim, rows, KV heads, batch}                            (four)
+///     k, v     {head_dim, rows, KV heads, batch}
 /// with boxes of 64 columns (128 bytes, the swizzle). Packed tensors have batch 1.
 struct FwdArgs {
-  TensorMap q, k, v, out;
+  TensorMap q, k, v, out;  // out: with tensor_store alone
   QueryTiling tiling;
   int32_t packed_heads;  // query heads in the rows of a tile: 1, or heads_q / heads_k
-  int32_t tiles;         // tiling.order.count()
 
   float score_scale;  // softcap: factor before the tanh; else unused
   float scale_log2;   // factor from scores (softcap: from their tanh) to log2 units

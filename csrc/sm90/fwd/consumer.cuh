@@ -64,6 +64,7 @@ struct Consumer {
       : b(block_), consumer(warp / 4), store{block_, warp / 4, warp % 4} {}
 
   // Turns: one consumer after the other issues its products, so that they do not fall into step.
+  // 256: the threads of this consumer, which wait, and of the one before, which arrive.
   FA4_D void take_turn() { ptx::bar_sync(kOrder + consumer, 256); }
   FA4_D void pass_turn() { ptx::bar_arrive(kOrder + (consumer + 1) % kConfig.consumers, 256); }
 
@@ -99,16 +100,18 @@ struct Consumer {
 
   /// S = Q K^T for the keys at k_ring.
   FA4_D void issue_scores(uint32_t zero = 0) {
-    ptx::wgmma_fence();
+    ptx::wgmma_fence();  // the softmax has read and written s
     gmma_abt<kConfig.dtype, kN, kD>(
-        s, descriptor(b.q(q_ring.stage) + consumer * 64 * 128, Plan::q_layout(), Major::kK),
+        s,
+        descriptor(b.q(q_ring.stage) + Plan::q_layout().unswizzled_offset(64 * consumer, 0),
+                   Plan::q_layout(), Major::kK),
         Plan::q_layout(), descriptor(b.k(k_ring.stage) + zero, Plan::kv_layout(), Major::kK),
         Plan::kv_layout());
     ptx::wgmma_commit_group();
   }
   /// O += P V for the values at v_ring.
   FA4_D void issue_output(Weights& p) {
-    ptx::wgmma_fence();
+    ptx::wgmma_fence();  // the softmax has written p, a rescale o
     gmma_ab<kConfig.dtype, kD, kN>(o, p,
                                    descriptor(b.v(v_ring.stage), Plan::kv_layout(), Major::kMN),
                                    Plan::kv_layout(), accumulate);
@@ -143,8 +146,7 @@ struct Consumer {
 
   FA4_D void mask() {
     int lane = lane_index();
-    ptx::keep_here(
-        lane);  // few blocks need a mask: what it takes is not worth registers in between
+    ptx::keep_here(lane);  // few blocks need a mask: not worth registers in between
     Interval keys[kRows];
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
@@ -165,7 +167,7 @@ struct Consumer {
       *reinterpret_cast<uint4*>(b.shared + Plan::kVOffset + v_ring.stage * Plan::kKvBytes +
                                 offset) = uint4{};
     }
-    ptx::fence_proxy_async();
+    ptx::fence_proxy_async();  // wgmma reads what these stores wrote
     ptx::bar_sync(kTail, 128 * kConfig.consumers);
   }
   /// Whether the item's values have rows behind the last key that may hold anything.
@@ -216,7 +218,7 @@ FA4_D void Consumer<kConfig>::step(Weights& before, Weights& p) {
     store.finish_rows(b.tile(out_stage), rows);
     rows = RowState{};
   }
-  ptx::wgmma_wait_group<1>();
+  ptx::wgmma_wait_group<1>();  // the scores: of the two groups in flight the older one
   ptx::hold(s);
   release_k();
   if (item.changes()) change_scores();

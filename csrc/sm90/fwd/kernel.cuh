@@ -31,7 +31,7 @@ FA4_D void clear_unused_rows(const Block<kConfig>& b) {
     *reinterpret_cast<uint4*>(b.shared + Plan::kQOffset + unit / units * Plan::kQBytes + offset) =
         uint4{};
   }
-  if (units > 0) ptx::fence_proxy_async();
+  if (units > 0) ptx::fence_proxy_async();  // wgmma reads what these stores wrote
 }
 
 template <FwdConfig kConfig>
@@ -44,8 +44,8 @@ FA4_D void fwd_body(const FwdArgs& args) {
   if (threadIdx.x == 0) {
     if (block.address % 1024 != 0) __trap();  // the swizzle acts on absolute addresses
     init_barriers<Plan>(block.address + Plan::kBarOffset);
-    for (const TensorMap* map : {&args.q, &args.k, &args.v, &args.out})
-      ptx::prefetch_tensor_map(map);
+    for (const TensorMap* map : {&args.q, &args.k, &args.v}) ptx::prefetch_tensor_map(map);
+    if (args.tensor_store) ptx::prefetch_tensor_map(&args.out);
   }
   clear_unused_rows(block);
   __syncthreads();

@@ -262,13 +262,12 @@ FwdArgs make_args(const FwdParams& p, const PlanRow& plan, int32_t packed_heads)
   FwdArgs args{};
   args.packed_heads = packed_heads;
   args.tiling = make_tiling(p, plan, packed_heads);
-  args.tiles = args.tiling.order.count();
   args.softcap = p.softcap > 0.0f;
   args.score_scale = args.softcap ? p.softmax_scale / p.softcap : 0.0f;
   args.scale_log2 = (args.softcap ? p.softcap : p.softmax_scale) * kLog2e;
   args.clear_value_tail = p.cu_seqlens_k != nullptr || p.seqused_k != nullptr;
-  // A box of out is 64 rows, cut off where the tensor ends and nowhere else.
   args.vector_store = copy_engine_serves(p.out.data, p.out.stride, query_extents(p));
+  // A box of out is 64 rows, cut off where the tensor ends and nowhere else.
   args.tensor_store =
       args.vector_store && !packed(p) && p.seqused_q == nullptr && 64 % args.packed_heads == 0;
   args.sink_dtype = p.sink_dtype;
@@ -304,7 +303,7 @@ Status launch_fwd(const KernelRow& kernel, const FwdParams& params, const Contex
   if (Status s = driver::device_info(context.device.ordinal, &device); !s.ok()) return s;
 
   driver::Launch request;
-  request.grid.x = static_cast<unsigned>(min_of(device.sms, args.tiles));
+  request.grid.x = static_cast<unsigned>(min_of(device.sms, args.tiling.order.count()));
   request.threads = plan->threads;
   request.shared_bytes = plan->shared_bytes;
   request.device = context.device.ordinal;

@@ -56,17 +56,15 @@ struct FwdPlan {
   static constexpr int kBlockM = 64 * kConfig.consumers;  // query rows
   static constexpr int kBlockN = kConfig.block_n;
   static constexpr int kHeadDim = kConfig.head_dim;
-  static constexpr int kChunks =
-      kHeadDim / 64;                  // a chunk is 64 columns: 128 bytes, one swizzle span
+  static constexpr int kChunks = kHeadDim / 64;  // of 64 columns: 128 bytes, one swizzle span
   static constexpr int kQStages = 2;  // the next tile's queries land while this tile is computed
   static constexpr int kKvStages = kConfig.kv_stages;
   static constexpr int kTileStages = 5;  // sent, output, scores, look-up, and one ahead
 
   FA4_HD static constexpr TileLayout q_layout() { return {kBlockM, Swizzle::k128B}; }
   FA4_HD static constexpr TileLayout kv_layout() { return {kBlockN, Swizzle::k128B}; }
-  FA4_HD static constexpr TileLayout out_layout() {
-    return {64, Swizzle::k128B};
-  }  // of one consumer
+  /// Of one consumer's output.
+  FA4_HD static constexpr TileLayout out_layout() { return {64, Swizzle::k128B}; }
 
   static_assert(kConfig.consumers == 2 || kConfig.consumers == 3, "turns; ids of NamedBarrier");
 
@@ -90,7 +88,7 @@ struct FwdPlan {
   // Scores, weights and output stay in registers while products are in flight; with fewer registers
   // beside them ptxas serialises the products (C7512).
   static_assert(kBlockN / 2 + kConfig.weight_sets * (kBlockN / 4) + kHeadDim / 2 <=
-                kConsumerRegisters - 28);
+                kConsumerRegisters - 28);  // 28: found with ptxas 12.8 to 13.0
 
   // ---- Barriers --------------------------------------------------------------------------------
   // One lane per consumer warp releases a buffer, after its own wait for the products that read it.
@@ -107,6 +105,13 @@ struct FwdPlan {
       {"v_empty",     kKvStages,   kConsumerWarps,     kConsumer, Done::kThreads,   kLoad},
   }};
   // clang-format on
+  // Waits we do without, and why that is safe:
+  //   scores and weights   the threads that read them issue the product that overwrites them, after
+  //                        the wait for the product that read them
+  //   staged output        the threads of a consumer that stage the next tile have passed kStage,
+  //                        to which the thread that copies came after its copies had read
+  //   tile slots           a consumer looks at the slots of at most four tiles, and releases the
+  //                        oldest before it waits for a fifth
 
   // ---- Shared memory --------------------------------------------------------------------- bytes
   static constexpr uint32_t kQBytes = 2 * kBlockM * kHeadDim;
@@ -120,7 +125,7 @@ struct FwdPlan {
   static constexpr uint32_t kBarOffset =
       kTileOffset + kTileStages * static_cast<uint32_t>(sizeof(QueryTile));
   static constexpr uint32_t kSharedBytes = kBarOffset + 8 * kBarriers.count();
-  static_assert(kSharedBytes <= 232448, "shared memory of one block");
+  static_assert(kSharedBytes <= 232448, "what one block of an SM90 may have");
 };
 
 }  // namespace fa4::sm90

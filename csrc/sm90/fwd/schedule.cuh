@@ -13,10 +13,10 @@ namespace fa4::sm90 {
 template <FwdConfig kConfig>
 FA4_D void role_schedule(const Block<kConfig>& b) {
   Ring<FwdPlan<kConfig>::kTileStages> ring(kWriter);
-  StridedTiles position{static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x), b.args.tiles};
-  for (bool more = true; more; position.advance()) {
-    const QueryTile tile = query_tile(b.args.tiling, position.linear);
-    more = !position.done();
+  bool more = true;
+  for (int position = blockIdx.x; more; position += gridDim.x) {
+    const QueryTile tile = query_tile(b.args.tiling, position);
+    more = tile.valid != 0;
     if (!more) ptx::griddepcontrol_launch_dependents();  // this block has its last tile
     if (more && tile.blocks.size() == 0) {
       if (!tile.idle()) store_nothing(b.args, tile);

@@ -1,9 +1,9 @@
 // SM90 forward: softmax on accumulator fragments.
 //
 // A thread holds two rows of its warpgroup's scores, `row` and `row + 8`; a row lies in the four
-// lanes of a quad. Register i belongs to row i / 2 % 2; its column is column(i / 4 * 2 + i % 2) in
-// the order of elements of a row: e = 0, 1, 2, ... -> columns 2 q, 2 q + 1, 8 + 2 q, ... for lane q
-// of the quad.
+// lanes of a quad. Register i belongs to row i / 2 % 2, as element e = i / 4 * 2 + i % 2 of that
+// row; the elements e = 0, 1, 2, 3, ... of lane q of the quad are columns 2 q, 2 q + 1, 8 + 2 q,
+// 9 + 2 q, ...
 #pragma once
 
 #include "flash_attn4/core/mask.h"

@@ -191,7 +191,7 @@ struct Store {
   }
 
   FA4_D void store_by_tensor(const QueryTile& tile) const {
-    ptx::fence_proxy_async();
+    ptx::fence_proxy_async();  // by every writer: the copy reads what stmatrix wrote
     ptx::bar_sync(kStage + consumer, 128);
     if (!issues_copies()) return;
     const int first_query = tile.first_query + 64 * consumer / b.args.packed_heads;

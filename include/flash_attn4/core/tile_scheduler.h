@@ -2,7 +2,7 @@
 // and packed sequences as a search in cu_seqlens.
 //
 //     one tile per block   order.at(block)
-//     persistent           order.at(t.linear) for StridedTiles t{block, blocks, order.count()}
+//     persistent           order.at(i) for i = block, block + blocks, ... below order.count()
 //     dynamic              order.at(value of a shared counter)
 //     packed               the static order with tiles = varlen_slots(...), batch = 1; its tiles
 //                          are slots
@@ -88,16 +88,6 @@ FA4_HD constexpr TileOrder query_tile_order(int32_t tiles, int32_t heads, int32_
           window.right != Window::kUnbounded,
           window.bounded()};
 }
-
-/// Positions of one persistent block: linear, linear + stride, ... below count.
-struct StridedTiles {
-  int32_t linear;  // starts at the index of the block
-  int32_t stride;  // number of blocks
-  int32_t count;
-
-  FA4_HD constexpr bool done() const { return linear >= count; }
-  FA4_HD constexpr void advance() { linear += stride; }
-};
 
 // Packed sequences. The slots of sequence b begin at cu_seqlens[b] / tile_rows + b (rounded down)
 // and end where those of b + 1 begin: never fewer than its ceil(length / tile_rows) tiles, at most
