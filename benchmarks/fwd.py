@@ -135,7 +135,6 @@ def measure(cell: Cell, setup: Setup) -> report.Record:
     if setup.stopwatch.no_clock:
         record["no_clock"] = setup.stopwatch.no_clock
     try:
-        setup.stopwatch.new_cell()
         functions = _checked(cell, setup, record)
         record["burst"] = _take(setup.stopwatch.burst, functions, cell, setup, record)
         if setup.sustained:
@@ -174,6 +173,7 @@ def _take(
     record: report.Record,
 ) -> report.Record:
     measurements: dict[str, Measurement] = {}
+    setup.stopwatch.new_graphs()
     for name, function in functions.items():
         try:
             measurements[name] = prepare(function)

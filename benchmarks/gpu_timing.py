@@ -64,10 +64,10 @@ class Stopwatch:
             self.clock = SmClock()
         except Exception as error:  # a figure less, no reason to stop
             self.no_clock = f"{type(error).__name__}: {error}"
-        self.new_cell()
+        self.new_graphs()
 
-    def new_cell(self) -> None:
-        """Gives back the memory of the graphs of the last cell."""
+    def new_graphs(self) -> None:
+        """Gives back the memory of the graphs so far. They share a pool, which ends with them."""
         torch.cuda.empty_cache()
         self._pool: Any = torch.cuda.graph_pool_handle()
 

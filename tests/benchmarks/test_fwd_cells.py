@@ -31,11 +31,13 @@ class FakeStopwatch:
 
     def __init__(self, *times: float) -> None:
         self.times = iter(times)
+        self.events: list[str] = []
 
-    def new_cell(self) -> None:
-        pass
+    def new_graphs(self) -> None:
+        self.events.append("new graphs")
 
     def burst(self, function: Callable[[], object]) -> Measurement:
+        self.events.append("graph")
         function()
         us = next(self.times)
         return lambda: Reading(us, 1750.0)
@@ -158,8 +160,11 @@ def test_a_mask_off_by_one_is_wrong() -> None:
 
 def test_record_of_a_cell() -> None:
     others = {"sdpa": peers.sdpa, "fa3": absent}
-    record = fwd.measure(CELL, setup(others, 100.0, 120.0, 200.0, 220.0, sustained=True))
+    setting = setup(others, 100.0, 120.0, 200.0, 220.0, sustained=True)
+    record = fwd.measure(CELL, setting)
     assert "failed" not in record
+    # A pool of graphs ends with its last graph, which is gone when the next kind of timing begins.
+    assert setting.stopwatch.events == 2 * ["new graphs", "graph", "graph"]
     assert record["missing"] == {"fa3": "ImportError: not here"}
     ours, sdpa = record["burst"]["fa4"], record["burst"]["sdpa"]
     assert ours["us"] == 100
