@@ -209,6 +209,17 @@ def test_export(device: Device, tmp_path: Path) -> None:
         assert torch.equal(loaded(*tensors), Model()(*tensors))
 
 
+def loads_packages(folder: Path) -> bool:
+    """Whether this torch can load any package: one of a model without custom ops."""
+    package = folder / "plain.pt2"
+    plain = torch.export.export(torch.nn.Linear(4, 4), (torch.zeros(2, 4),))
+    torch._inductor.aoti_compile_and_package(plain, package_path=str(package))
+    load = "import sys, torch, torch._inductor.codecache; "
+    load += "torch._inductor.aoti_load_package(sys.argv[1])"
+    command = [sys.executable, "-c", load, str(package)]
+    return subprocess.run(command, capture_output=True, check=False, cwd=folder).returncode == 0
+
+
 RUN_PACKAGE = """
 import sys
 import torch
@@ -236,6 +247,8 @@ def test_aot_inductor_package(device: Device, tmp_path: Path) -> None:
     atol = str(device.tolerance(1e-6)["atol"])
     command = [sys.executable, "-c", RUN_PACKAGE, str(library), str(package), str(data), atol]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    if done.returncode < 0 and not loads_packages(tmp_path):  # killed by a signal
+        pytest.skip(f"torch {torch.__version__} here crashes when it loads any package")
     assert done.returncode == 0, done.stderr
     assert "package runs" in done.stdout
 
