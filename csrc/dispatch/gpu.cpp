@@ -26,7 +26,13 @@ bool readable(DType dtype, const void* data, int64_t rank, const int64_t* size,
 }
 
 Status fwd(const KernelRow& kernel, const FwdParams& params, const Context& context) {
-  return sm90::launch_fwd(kernel, params, context);
+  switch (kernel.target) {
+    case Target::kSm90a:
+      return sm90::launch_fwd(kernel, params, context);
+    default:
+      return Status::runtime(std::string(kernel.name) + ": is listed for " +
+                             target_name(kernel.target) + ", which has no launcher");
+  }
 }
 
 Status combine(const KernelRow& kernel, const CombineParams& params, const Context& context) {

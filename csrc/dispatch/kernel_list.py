@@ -89,7 +89,7 @@ def sm90_forward_kernel(head_dim: int, dtype: str) -> Kernel:
         features=SM90_FORWARD_FEATURES,
         header="csrc/sm90/fwd/kernel.cuh",
         body=f"sm90::fwd_body<{config}>(args)",
-        args="fa4::sm90::FwdArgs",
+        args="fa4::FwdArgs",
         bounds=f"fa4::sm90::FwdPlan<{config}>::kThreads, 1",
     )
 

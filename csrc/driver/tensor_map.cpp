@@ -16,6 +16,12 @@ CUtensorMapDataType element_type(DType dtype) {
                                   : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
 }
 
+CUtensorMapSwizzle swizzle_mode(Swizzle swizzle) {
+  return swizzle == Swizzle::k128B  ? CU_TENSOR_MAP_SWIZZLE_128B
+         : swizzle == Swizzle::k64B ? CU_TENSOR_MAP_SWIZZLE_64B
+                                    : CU_TENSOR_MAP_SWIZZLE_32B;
+}
+
 /// Whether the copy engine can step by `stride` elements: 0, an expanded dimension, is a stride
 /// like any other.
 bool can_step(int64_t stride) {
@@ -59,7 +65,7 @@ Status encode_tensor_map(const char* name, const TensorMapSpec& spec, TensorMap*
   const CUresult encoded = driver->cuTensorMapEncodeTiled(
       reinterpret_cast<CUtensorMap*>(result), element_type(spec.dtype),
       static_cast<cuuint32_t>(spec.rank), const_cast<void*>(spec.base), sizes, strides, box, steps,
-      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle_mode(spec.swizzle),
       spec.l2_fetch == L2Fetch::k256Bytes ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B
                                           : CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);

@@ -1,9 +1,10 @@
 // Tensor maps: what the copy engine has to know of a tensor before it moves boxes of it between
-// global and shared memory. Tensors of 16-bit elements; boxes lie in shared memory in the 128-byte
-// swizzle.
+// global and shared memory. Tensors of 16-bit elements; boxes lie in shared memory in a swizzle
+// (core/descriptors.h).
 #pragma once
 
 #include "csrc/driver/driver.h"
+#include "flash_attn4/core/descriptors.h"
 #include "flash_attn4/core/tensor_map.h"
 #include "flash_attn4/core/types.h"
 #include "flash_attn4/status.h"
@@ -23,7 +24,8 @@ struct TensorMapSpec {
   int rank = 0;
   int64_t size[kMaxRank] = {};    // elements, below 2^32; [0] a positive multiple of 8
   int64_t stride[kMaxRank] = {};  // elements; [0] is not read, nor that of a dimension of size 1
-  int box[kMaxRank] = {};         // elements, at most 256; [0] at most 64, the swizzle's 128 bytes
+  int box[kMaxRank] = {};         // elements, at most 256; [0] at most the swizzle's span
+  Swizzle swizzle = Swizzle::k128B;
   L2Fetch l2_fetch = L2Fetch::k128Bytes;
 };
 

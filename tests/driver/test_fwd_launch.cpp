@@ -1,89 +1,20 @@
 // From FwdParams to the launch of an SM90 forward kernel: tiles, tensor maps, arguments, refusals.
 #include <gtest/gtest.h>
 
-#include "csrc/sm90/fwd/args.h"
+#include "csrc/dispatch/gpu.h"
 #include "csrc/sm90/fwd/launch.h"
 #include "csrc/sm90/fwd/plan.h"
 #include "flash_attn4/core/softmax.h"
-#include "tests/driver/fake_driver.h"
+#include "tests/driver/fwd_calls.h"
 
 namespace fa4::sm90 {
 
 namespace {
 
-using driver::test::FakeDriver;
-using driver::test::FakeMap;
-using driver::test::state;
-
-constexpr int kSms = 132;  // of the fake
+using namespace fa4::test;
 
 template <int kHeadDim>
 using Plan = FwdPlan<fwd_config(DType::kBFloat16, kHeadDim)>;
-
-// Nothing is read through these addresses.
-const void* const kQ = reinterpret_cast<const void*>(0x10000);
-const void* const kK = reinterpret_cast<const void*>(0x20000);
-const void* const kV = reinterpret_cast<const void*>(0x30000);
-void* const kOut = reinterpret_cast<void*>(0x40000);
-float* const kLse = reinterpret_cast<float*>(0x50000);
-const int32_t* const kLengths = reinterpret_cast<const int32_t*>(0x60000);
-const int32_t* const kOtherLengths = reinterpret_cast<const int32_t*>(0x70000);
-
-struct Shape {
-  int64_t batch = 2;
-  int64_t seqlen_q = 1000;
-  int64_t seqlen_k = 500;
-  int64_t heads_q = 4;
-  int64_t heads_k = 4;
-  int64_t head_dim = 64;
-  int64_t head_dim_v = 64;
-};
-
-FwdParams dense_call(const Shape& s) {
-  const auto contiguous = [](int64_t rows, int64_t heads, int64_t dim) {
-    return Strides{rows * heads * dim, heads * dim, dim};
-  };
-  FwdParams p;
-  p.dtype = DType::kBFloat16;
-  p.batch = s.batch;
-  p.seqlen_q = s.seqlen_q;
-  p.seqlen_k = s.seqlen_k;
-  p.heads_q = s.heads_q;
-  p.heads_k = s.heads_k;
-  p.head_dim = s.head_dim;
-  p.head_dim_v = s.head_dim_v;
-  p.q = {kQ, contiguous(s.seqlen_q, s.heads_q, s.head_dim)};
-  p.k = {kK, contiguous(s.seqlen_k, s.heads_k, s.head_dim)};
-  p.v = {kV, contiguous(s.seqlen_k, s.heads_k, s.head_dim_v)};
-  p.out = {kOut, contiguous(s.seqlen_q, s.heads_q, s.head_dim_v)};
-  p.lse = {kLse, {s.heads_q * s.seqlen_q, 1, s.seqlen_q}};
-  return p;
-}
-
-/// Packed tensors with `batch` sequences of at most seqlen_q and seqlen_k rows.
-FwdParams packed_call(const Shape& s, int64_t total_q, int64_t total_k) {
-  FwdParams p = dense_call(s);
-  p.cu_seqlens_q = kLengths;
-  p.cu_seqlens_k = kOtherLengths;
-  p.total_q = total_q;
-  p.total_k = total_k;
-  for (Strides* stride : {&p.q.stride, &p.k.stride, &p.v.stride, &p.out.stride}) stride->batch = 0;
-  p.lse.stride = {0, 1, total_q};
-  return p;
-}
-
-const unsigned char image[4] = {};
-
-KernelRow kernel_of(DType dtype, int head_dim) {
-  return {"kernel",
-          Op::kFwd,
-          Target::kSm90a,
-          bit(dtype),
-          {8, head_dim},
-          {8, head_dim},
-          0,
-          {image, image + 4, image, image + 4}};
-}
 
 Status run(const FwdParams& p) {
   const int head_dim = p.head_dim > 64 || p.head_dim_v > 64 ? 128 : 64;
@@ -93,37 +24,11 @@ Status run(const FwdParams& p) {
   return launch_fwd(kernel_of(p.dtype, head_dim), p, context);
 }
 
-FwdArgs launched_args() {
-  FwdArgs args;
-  std::memcpy(&args, state.args.data(), sizeof args);
-  return args;
-}
-
 /// The arguments of the call's launch.
 FwdArgs args_of(const FwdParams& p) {
   const Status status = run(p);
   EXPECT_TRUE(status.ok()) << status.message;
   return launched_args();
-}
-
-const FakeMap& encoded(const TensorMap& map) {
-  return state.maps.at(map.bytes[0] - 1);
-}
-
-struct Expectation {
-  const void* base;
-  std::vector<uint64_t> sizes;
-  std::vector<uint64_t> strides;  // elements
-  std::vector<uint32_t> box;
-};
-
-void expect_map(const TensorMap& map, Expectation want) {
-  const FakeMap& got = encoded(map);
-  EXPECT_EQ(got.base, want.base);
-  EXPECT_EQ(got.sizes, want.sizes);
-  for (uint64_t& stride : want.strides) stride *= 2;
-  EXPECT_EQ(got.strides, want.strides);
-  EXPECT_EQ(got.box, want.box);
 }
 
 }  // namespace
@@ -232,6 +137,7 @@ TEST(FwdLaunch, FewQueriesOfAGroupShareATile) {
   const FwdArgs args = args_of(dense_call({.seqlen_q = 3, .heads_q = 16, .heads_k = 2}));
   EXPECT_EQ(args.packed_heads, 8);
   EXPECT_EQ(args.tiling.queries, int32_t{kM} / 8);
+  EXPECT_EQ(args.box_queries, int32_t{kM} / 8);
   EXPECT_EQ(args.tiling.heads_per_kv, 1);
   EXPECT_EQ(args.tiling.order.heads, 2);
   EXPECT_EQ(args.tiling.order.count(), 2 * 2);
@@ -264,6 +170,7 @@ TEST(FwdLaunch, PackingHasToSaveATenthOfTheTiles) {
     EXPECT_EQ(args.packed_heads, packed) << queries << " queries, group " << group;
     EXPECT_EQ(args.tiling.heads_per_kv, group / packed);
     EXPECT_EQ(args.tiling.queries, kM / packed);
+    EXPECT_EQ(args.box_queries, kM / packed) << "a tile is one box";
     EXPECT_EQ(args.tiling.order.count(), group / packed * ceil_div(queries, kM / packed));
   }
 }
@@ -553,6 +460,29 @@ TEST(FwdLaunch, FailuresOfTheDriverAreReported) {
   state.map_result = CUDA_SUCCESS;
   state.launch_result = CUDA_ERROR_INVALID_VALUE;
   EXPECT_EQ(run(dense_call({})).message, "launch of kernel: CUDA_ERROR_FAKE (fake text)");
+}
+
+TEST(FwdLaunch, KernelsThatNobodyCanLaunchAreNamed) {
+  FakeDriver fake;
+  const FwdParams p = dense_call({});
+  Context context;
+  context.device = {Device::kCuda, 0};
+  const auto expect = [](const Status& status, const std::string& message) {
+    EXPECT_EQ(status.code, Code::kRuntime);
+    EXPECT_EQ(status.message, message);
+    EXPECT_TRUE(state.launches.empty());
+  };
+  const std::string no_plan = "kernel: is listed without plan";
+  KernelRow kernel = kernel_of(p.dtype, 96);
+  expect(launch_fwd(kernel, p, context), no_plan);
+  kernel = kernel_of(p.dtype, 128);
+  kernel.head_dim_v.max = 64;
+  expect(launch_fwd(kernel, p, context), no_plan);
+  kernel = kernel_of(p.dtype, 64);
+  kernel.target = Target::kCpu;
+  expect(gpu::fwd(kernel, p, context), "kernel: is listed for cpu, which has no launcher");
+  kernel.target = Target::kSm90a;
+  EXPECT_TRUE(gpu::fwd(kernel, p, context).ok());
 }
 
 }  // namespace fa4::sm90

@@ -48,6 +48,22 @@ TEST(TensorMap, SizesAndStridesInBytes) {
   EXPECT_EQ(state.maps.at(1).l2, CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
 }
 
+TEST(TensorMap, SwizzleIsTheSpecs) {
+  const auto encoded = [](Swizzle swizzle, int columns) {
+    TensorMapSpec spec = some_spec();
+    spec.swizzle = swizzle;
+    spec.box[0] = columns;
+    TensorMap map;
+    EXPECT_TRUE(encode_tensor_map("k", spec, &map).ok());
+    EXPECT_EQ(state.maps.back().box.at(0), static_cast<uint32_t>(columns));
+    return state.maps.back().swizzle;
+  };
+  FakeDriver fake;
+  EXPECT_EQ(encoded(Swizzle::k128B, 64), CU_TENSOR_MAP_SWIZZLE_128B);
+  EXPECT_EQ(encoded(Swizzle::k64B, 32), CU_TENSOR_MAP_SWIZZLE_64B);
+  EXPECT_EQ(encoded(Swizzle::k32B, 16), CU_TENSOR_MAP_SWIZZLE_32B);
+}
+
 TEST(TensorMap, StridesOfSingleElementsAreReplaced) {
   FakeDriver fake;
   TensorMapSpec spec = some_spec();

@@ -1,7 +1,7 @@
 // SM90 forward: what every role sees of its block.
 #pragma once
 
-#include "csrc/sm90/fwd/args.h"
+#include "csrc/common/fwd_args.h"
 #include "csrc/sm90/fwd/plan.h"
 #include "flash_attn4/device/barriers.cuh"
 #include "flash_attn4/device/ptx/elect.cuh"

@@ -151,7 +151,7 @@ struct Consumer {
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
       const int tile_row = fragment_row(consumer, store.warp, lane, row);
-      keys[row] = tile().keys_of(place(b.args, tile(), tile_row).query);
+      keys[row] = tile().keys_of(place(b.args, tile(), 0, tile_row).query);
     }
     mask_scores<kN>(s, keys, item.block * kN, lane);
   }

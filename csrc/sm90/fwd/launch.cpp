@@ -1,316 +1,61 @@
 #include "csrc/sm90/fwd/launch.h"
 
-#include <cstdio>
 #include <string>
 
-#include "csrc/driver/device.h"
-#include "csrc/driver/launch.h"
-#include "csrc/driver/tensor_map.h"
-#include "csrc/sm90/fwd/args.h"
+#include "csrc/common/fwd_launch.h"
 #include "csrc/sm90/fwd/plan.h"
-#include "flash_attn4/core/softmax.h"
 
 namespace fa4::sm90 {
 
 namespace {
 
-using driver::L2Fetch;
-using driver::TensorMapSpec;
-
 // For keys and values of the heads whose tiles pass together, bytes. An H100 has 50 MB of L2 cache,
 // and queries and results pass through it as well.
 constexpr int64_t kL2Budget = int64_t{8} << 20;
 
-// Of a tensor, and so of a sequence: sums of a row and a shift fit 32 bits (QueryTile::keys_of). An
-// idle tile may begin as much as a tile behind the last row, and has an end: two tiles stay free.
-constexpr int64_t kFreeRows = 512;
-constexpr int64_t kMaxRows = (int64_t{1} << 30) - kFreeRows;
-
-// ---- The plan ----------------------------------------------------------------------------------
-
-struct PlanRow {
-  DType dtype;
-  int head_dim;
-  int32_t block_m;
-  int32_t block_n;
-  unsigned threads;
-  size_t shared_bytes;
-};
-
 template <DType kDType, int kHeadDim>
-constexpr PlanRow plan_row() {
+constexpr FwdPlanRow plan_row() {
   using Plan = FwdPlan<fwd_config(kDType, kHeadDim)>;
-  return {kDType, kHeadDim, Plan::kBlockM, Plan::kBlockN, Plan::kThreads, Plan::kSharedBytes};
+  return {.dtype = kDType,
+          .head_dim = kHeadDim,
+          .head_dim_v = kHeadDim,
+          .boxes = 1,
+          .box_rows = Plan::kBlockM,
+          .out_rows = Plan::out_layout().rows,
+          .block_n = Plan::kBlockN,
+          .value_rows = Plan::kBlockN,
+          .swizzle = Plan::q_layout().swizzle,
+          .threads = Plan::kThreads,
+          .shared_bytes = Plan::kSharedBytes,
+          .l2_budget = kL2Budget};
 }
 
-constexpr PlanRow kPlans[] = {
+constexpr FwdPlanRow kPlans[] = {
     plan_row<DType::kBFloat16, 64>(),
     plan_row<DType::kFloat16, 64>(),
     plan_row<DType::kBFloat16, 128>(),
     plan_row<DType::kFloat16, 128>(),
 };
+static_assert(fits_free_rows(kPlans));
 
-constexpr bool tiles_fit_free_rows() {
-  for (const PlanRow& row : kPlans) {
-    if (2 * row.block_m > kFreeRows) return false;
-  }
-  return true;
-}
-static_assert(tiles_fit_free_rows());
-
-const PlanRow* find_plan(DType dtype, int head_dim) {
-  for (const PlanRow& row : kPlans) {
-    if (row.dtype == dtype && row.head_dim == head_dim) return &row;
+const FwdPlanRow* find_plan(DType dtype, const KernelRow& kernel) {
+  for (const FwdPlanRow& row : kPlans) {
+    if (row.dtype == dtype && row.head_dim == kernel.head_dim.max &&
+        row.head_dim_v == kernel.head_dim_v.max) {
+      return &row;
+    }
   }
   return nullptr;
-}
-
-// ---- What can be launched ----------------------------------------------------------------------
-
-bool packed(const FwdParams& p) {
-  return p.cu_seqlens_q != nullptr;
-}
-
-/// Sizes of q and out, or of k and v, beside the head dimension.
-struct Extents {
-  int64_t batch;
-  int64_t rows;
-  int64_t heads;
-};
-
-Extents query_extents(const FwdParams& p) {
-  return packed(p) ? Extents{1, p.total_q, p.heads_q} : Extents{p.batch, p.seqlen_q, p.heads_q};
-}
-
-Extents key_extents(const FwdParams& p) {
-  return packed(p) ? Extents{1, p.total_k, p.heads_k} : Extents{p.batch, p.seqlen_k, p.heads_k};
-}
-
-bool copy_engine_serves(const void* data, const Strides& stride, const Extents& extents) {
-  const int64_t size[] = {extents.batch, extents.rows, extents.heads};
-  const int64_t step[] = {stride.batch, stride.row, stride.head};
-  return driver::tensor_map_fits(data, 3, size, step);
-}
-
-Status check_operand(const char* name, const Input& operand, const Extents& extents) {
-  if (copy_engine_serves(operand.data, operand.stride, extents)) return {};
-  const Strides& s = operand.stride;
-  char address[32];
-  std::snprintf(address, sizeof address, "%p", operand.data);
-  return Status::unsupported(
-      std::string(name) +
-      ": strides must be multiples of 8 elements and the address of 16 bytes on this device, got "
-      "strides of batch " +
-      std::to_string(s.batch) + ", row " + std::to_string(s.row) + ", head " +
-      std::to_string(s.head) + " and address " + address);
-}
-
-Status check_count(const char* what, int64_t value, int64_t limit) {
-  if (value <= limit) return {};
-  return Status::unsupported(std::string(what) + ": must be at most " + std::to_string(limit) +
-                             " on this device, got " + std::to_string(value));
-}
-
-Status check_call(const FwdParams& p) {
-  if (packed(p) != (p.cu_seqlens_k != nullptr)) {
-    return Status::unsupported(std::string("cu_seqlens_k: must be given exactly when cu_seqlens_q "
-                                           "is on this device, got ") +
-                               (packed(p) ? "None" : "a tensor"));
-  }
-  const Extents q = query_extents(p), k = key_extents(p);
-  if (Status s = check_operand("q", p.q, q); !s.ok()) return s;
-  if (Status s = check_operand("k", p.k, k); !s.ok()) return s;
-  if (Status s = check_operand("v", p.v, k); !s.ok()) return s;
-  if (Status s = check_count("q: batch", p.batch, INT32_MAX); !s.ok()) return s;
-  if (Status s = check_count("q: heads_q", p.heads_q, INT32_MAX); !s.ok()) return s;
-  if (Status s = check_count(packed(p) ? "q: total_q" : "q: seqlen_q", q.rows, kMaxRows); !s.ok()) {
-    return s;
-  }
-  return check_count(packed(p) ? "k: total_k" : "k: seqlen_k", k.rows, kMaxRows);
-}
-
-/// The rows of a packed call without sequences belong to none. They get what the rows of one
-/// sequence without keys get: zeros.
-FwdParams without_sequences(FwdParams p) {
-  p.batch = 1;
-  p.seqlen_q = p.total_q;
-  p.seqlen_k = 0;
-  p.cu_seqlens_q = p.cu_seqlens_k = p.seqused_q = p.seqused_k = nullptr;
-  p.sink = nullptr;
-  return p;
-}
-
-// ---- Tiles -------------------------------------------------------------------------------------
-
-/// Query heads in the rows of a tile: all that share a KV head, or 1. A tile costs the same however
-/// many of its rows are queries, so the fewer tiles win. Packing has to save a tenth of them,
-/// because it stores rows less simply. Packed sequences count with their mean length, which is all
-/// that the host knows.
-int32_t choose_packed_heads(const FwdParams& p, int64_t block_m) {
-  const int64_t group = p.heads_q / p.heads_k;
-  if (group > block_m) return 1;
-  const int64_t queries = packed(p) ? max_of<int64_t>(1, p.total_q / p.batch) : p.seqlen_q;
-  const int64_t tiles_apart = group * ceil_div(queries, block_m);
-  const int64_t tiles_packed = ceil_div(queries, block_m / group);
-  return 10 * tiles_packed < 9 * tiles_apart ? static_cast<int32_t>(group) : 1;
-}
-
-/// Per head of the tiles and sequence; packed: slots of all sequences together.
-int64_t count_tiles(const FwdParams& p, int64_t queries) {
-  return packed(p) ? varlen_slots(p.total_q, p.batch, queries) : ceil_div(p.seqlen_q, queries);
-}
-
-/// The kernel counts tiles in 32 bits.
-Status check_tiles(const FwdParams& p, const PlanRow& plan, int32_t packed_heads) {
-  const int64_t tiles = count_tiles(p, plan.block_m / packed_heads);
-  const int64_t batch = query_extents(p).batch;
-  const int64_t heads = p.heads_q / packed_heads;
-  if (batch * heads <= TileOrder::kMaxTiles / tiles) return {};
-  return Status::unsupported("q: batch * heads * tiles of queries must be at most " +
-                             std::to_string(TileOrder::kMaxTiles) + " on this device, got " +
-                             std::to_string(batch) + " * " + std::to_string(heads) + " * " +
-                             std::to_string(tiles));
-}
-
-/// Of a call whose tiles are checked.
-TileOrder tile_order(const FwdParams& p, const QueryTiling& tiling, int32_t packed_heads) {
-  const auto tiles = static_cast<int32_t>(count_tiles(p, tiling.queries));
-  const auto heads = static_cast<int32_t>(p.heads_q / packed_heads);
-  // Slots follow the sequences, so their lengths rise and fall: neither end of them is the long
-  // one, and turning would balance nothing. All heads pass with a slot before the next one comes:
-  // with head after head a block would meet slots of about the same place in every head, which are
-  // all long or all short.
-  if (packed(p)) return {.tiles = tiles, .heads = heads, .batch = 1, .group = heads};
-
-  const int64_t head_bytes = p.seqlen_k * (p.head_dim + p.head_dim_v) * dtype_bytes(p.dtype);
-  const int64_t group =
-      heads_per_group(p.batch * p.heads_k, tiling.heads_per_kv, head_bytes, kL2Budget);
-  return query_tile_order(tiles, heads, static_cast<int32_t>(p.batch),
-                          static_cast<int32_t>(min_of(group, p.batch * heads)), tiling.window);
-}
-
-QueryTiling make_tiling(const FwdParams& p, const PlanRow& plan, int32_t packed_heads) {
-  QueryTiling tiling;
-  tiling.cu_seqlens_q = p.cu_seqlens_q;
-  tiling.cu_seqlens_k = p.cu_seqlens_k;
-  tiling.seqused_q = p.seqused_q;
-  tiling.seqused_k = p.seqused_k;
-  tiling.batch = static_cast<int32_t>(p.batch);
-  tiling.seqlen_q = static_cast<int32_t>(p.seqlen_q);
-  tiling.seqlen_k = static_cast<int32_t>(p.seqlen_k);
-  tiling.total_q = static_cast<int32_t>(p.total_q);
-  tiling.heads_per_kv = static_cast<int32_t>(p.heads_q / p.heads_k / packed_heads);
-  tiling.queries = plan.block_m / packed_heads;
-  tiling.block_n = plan.block_n;
-  tiling.window = make_window(p.causal, p.window_left, p.window_right);
-  tiling.order = tile_order(p, tiling, packed_heads);
-  return tiling;
-}
-
-// ---- Tensor maps -------------------------------------------------------------------------------
-
-L2Fetch l2_fetch(int64_t head_dim) {
-  return head_dim > 64 ? L2Fetch::k256Bytes : L2Fetch::k128Bytes;
-}
-
-/// Of q or out: a box holds `queries` queries of every head in a tile's rows.
-TensorMapSpec query_map(const FwdParams& p, const Input& tensor, int64_t head_dim,
-                        int32_t packed_heads, int32_t queries) {
-  const Extents q = query_extents(p);
-  const Strides& s = tensor.stride;
-  return {.dtype = p.dtype,
-          .base = tensor.data,
-          .rank = 5,
-          .size = {head_dim, packed_heads, q.rows, q.heads / packed_heads, q.batch},
-          .stride = {1, s.head, s.row, s.head * packed_heads, s.batch},
-          .box = {64, packed_heads, queries, 1, 1},
-          .l2_fetch = l2_fetch(head_dim)};
-}
-
-/// Of k or v: a box holds the keys of one step.
-TensorMapSpec key_map(const FwdParams& p, const Input& tensor, int64_t head_dim, int32_t block_n) {
-  const Extents k = key_extents(p);
-  const Strides& s = tensor.stride;
-  const bool empty = k.batch * k.rows == 0;
-  return {.dtype = p.dtype,
-          .base = empty ? p.q.data : tensor.data,  // a map wants an address, q always has one
-          .rank = 4,
-          .size = {head_dim, k.rows, k.heads, k.batch},
-          .stride = {1, s.row, s.head, s.batch},
-          .box = {64, block_n, 1, 1},
-          .l2_fetch = l2_fetch(head_dim)};
-}
-
-Status encode_maps(const FwdParams& p, const PlanRow& plan, FwdArgs* args) {
-  const int32_t heads = args->packed_heads;
-  const TensorMapSpec q = query_map(p, p.q, p.head_dim, heads, args->tiling.queries);
-  const TensorMapSpec k = key_map(p, p.k, p.head_dim, plan.block_n);
-  const TensorMapSpec v = key_map(p, p.v, p.head_dim_v, plan.block_n);
-  if (Status s = driver::encode_tensor_map("q", q, &args->q); !s.ok()) return s;
-  if (Status s = driver::encode_tensor_map("k", k, &args->k); !s.ok()) return s;
-  if (Status s = driver::encode_tensor_map("v", v, &args->v); !s.ok()) return s;
-  if (!args->tensor_store) return {};
-  const Input out{p.out.data, p.out.stride};
-  return driver::encode_tensor_map("out", query_map(p, out, p.head_dim_v, heads, 64 / heads),
-                                   &args->out);
-}
-
-// ---- Arguments ---------------------------------------------------------------------------------
-
-/// Everything but the tensor maps.
-FwdArgs make_args(const FwdParams& p, const PlanRow& plan, int32_t packed_heads) {
-  FwdArgs args{};
-  args.packed_heads = packed_heads;
-  args.tiling = make_tiling(p, plan, packed_heads);
-  args.softcap = p.softcap > 0.0f;
-  args.score_scale = args.softcap ? p.softmax_scale / p.softcap : 0.0f;
-  args.scale_log2 = (args.softcap ? p.softcap : p.softmax_scale) * kLog2e;
-  args.clear_value_tail = p.cu_seqlens_k != nullptr || p.seqused_k != nullptr;
-  args.vector_store = copy_engine_serves(p.out.data, p.out.stride, query_extents(p));
-  // A box of out is 64 rows, cut off where the tensor ends and nowhere else.
-  args.tensor_store =
-      args.vector_store && !packed(p) && p.seqused_q == nullptr && 64 % args.packed_heads == 0;
-  args.sink_dtype = p.sink_dtype;
-  args.sink = p.sink;
-  args.out_data = p.out.data;
-  args.lse_data = p.lse.data;
-  args.out_stride = p.out.stride;
-  args.lse_stride = p.lse.stride;
-  args.head_dim_v = static_cast<int32_t>(p.head_dim_v);
-  return args;
 }
 
 }  // namespace
 
 Status launch_fwd(const KernelRow& kernel, const FwdParams& params, const Context& context) {
-  const Extents q = query_extents(params);
-  if (q.batch == 0 || q.rows == 0 || q.heads == 0) return {};
-  if (params.batch == 0) return launch_fwd(kernel, without_sequences(params), context);
-  if (Status s = check_call(params); !s.ok()) return s;
-  const PlanRow* plan = find_plan(params.dtype, kernel.head_dim.max);
-  if (plan == nullptr)
+  const FwdPlanRow* plan = find_plan(params.dtype, kernel);
+  if (plan == nullptr) {
     return Status::runtime(std::string(kernel.name) + ": is listed without plan");
-  const int32_t packed_heads = choose_packed_heads(params, plan->block_m);
-  if (Status s = check_tiles(params, *plan, packed_heads); !s.ok()) return s;
-  FwdArgs args = make_args(params, *plan, packed_heads);
-
-  const driver::Table* table = nullptr;
-  if (Status s = driver::table(&table); !s.ok()) return s;
-  const driver::ContextGuard current(*table, context.device.ordinal);  // for the maps
-  if (!current.status().ok()) return current.status();
-  if (Status s = encode_maps(params, *plan, &args); !s.ok()) return s;
-  driver::DeviceInfo device;
-  if (Status s = driver::device_info(context.device.ordinal, &device); !s.ok()) return s;
-
-  driver::Launch request;
-  request.grid.x = static_cast<unsigned>(min_of(device.sms, args.tiling.order.count()));
-  request.threads = plan->threads;
-  request.shared_bytes = plan->shared_bytes;
-  request.device = context.device.ordinal;
-  request.stream = context.stream;
-  request.args = &args;
-  request.early_start = true;
-  return driver::launch(kernel.name, kernel.image, request);
+  }
+  return fa4::launch_fwd(kernel, *plan, params, context);
 }
 
 }  // namespace fa4::sm90

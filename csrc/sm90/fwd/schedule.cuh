@@ -1,8 +1,8 @@
 // SM90 forward, schedule role: computes the tiles of this block ahead of those who work on them.
 #pragma once
 
+#include "csrc/common/fwd_rows.cuh"
 #include "csrc/sm90/fwd/block.cuh"
-#include "csrc/sm90/fwd/store.cuh"
 #include "flash_attn4/device/ptx/griddepcontrol.cuh"
 
 namespace fa4::sm90 {

@@ -1,0 +1,48 @@
+// Launch of the forward kernels of every GPU.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "csrc/dispatch/kernel_list.h"
+#include "flash_attn4/core/descriptors.h"
+#include "flash_attn4/flash_attn4.h"
+
+namespace fa4 {
+
+/// What a launch has to know of a kernel's plan.
+struct FwdPlanRow {
+  DType dtype;          // of q, k, v and out
+  int32_t head_dim;     // of q and k: the most that the kernel serves
+  int32_t head_dim_v;   // of v and out, likewise
+  int32_t boxes;        // boxes of q in a tile of query rows
+  int32_t box_rows;     // rows of such a box: queries times the heads packed into it
+  int32_t out_rows;     // rows of a box of out; 0: the kernel never stores through a tensor map
+  int32_t block_n;      // keys per step, a box of k
+  int32_t value_rows;   // keys per box of v: block_n, or a part of it
+  Swizzle swizzle;      // of all tiles; boxes are as wide as its span
+  unsigned threads;     // of a block
+  size_t shared_bytes;  // of a block
+  int64_t l2_budget;    // bytes of keys and values of the heads whose tiles pass together
+};
+
+/// Rows of a tensor, and so of a sequence, that stay free of 2^30: sums of a row and a shift fit 32
+/// bits (QueryTile::keys_of). An idle tile may begin as much as a tile behind the last row, and has
+/// an end: two tiles stay free.
+constexpr int64_t kFwdFreeRows = 512;
+
+/// Whether two tiles of every plan fit them: to be asserted of a table of plans.
+constexpr bool fits_free_rows(std::span<const FwdPlanRow> plans) {
+  for (const FwdPlanRow& plan : plans) {
+    if (2 * int64_t{plan.boxes} * plan.box_rows > kFwdFreeRows) return false;
+  }
+  return true;
+}
+
+/// Runs `kernel`, whose plan is `plan`, on a call that has passed its checks. q, k and v have to be
+/// readable, see gpu::readable.
+Status launch_fwd(const KernelRow& kernel, const FwdPlanRow& plan, const FwdParams& params,
+                  const Context& context);
+
+}  // namespace fa4
