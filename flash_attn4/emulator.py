@@ -77,6 +77,8 @@ class Options:
     trace: whether to record LaunchResult.trace.
     barrier_names: names of mbarriers by their address in shared memory, 0x400 and up, for reports
         and traces.
+    images: of use() alone: PTX texts by kernel. A launch of that kernel runs the text instead of
+        what the library holds.
 
     Raises ValueError for a value outside its range; the message names it.
     """
@@ -94,6 +96,7 @@ class Options:
     resident_clusters: int = 0
     trace: bool = False
     barrier_names: Mapping[int, str] = field(default_factory=dict, hash=False)
+    images: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -121,6 +124,12 @@ class Options:
                 raise ValueError(
                     "Options: barrier_names: must map addresses below 2**24 to names, got "
                     f"{address!r}: {name!r}"
+                )
+        for name, text in self.images.items():
+            if not isinstance(name, str) or not isinstance(text, str):
+                raise ValueError(
+                    "Options: images: must map kernels' names to PTX texts, got "
+                    f"{name!r}: {type(text).__name__}"
                 )
         if not isinstance(self.perturbation, float | int) or not 0 <= self.perturbation <= 0.1:
             raise ValueError(
@@ -319,6 +328,10 @@ class Module:
         shape = _extent("grid", grid), _extent("block", block), _extent("cluster", cluster)
         if memory is None and not isinstance(args, bytes):
             memory = _tensors_of(kernel, args)
+        if options.images:
+            raise ValueError(
+                f"launch: options: images: must be {{}}, got {[*options.images]}: see use"
+            )
         regions = None if memory is None else [_region(tensor) for tensor in memory]
         block_bytes = args if isinstance(args, bytes) else _parameter_block(kernel, args)
         if not 0 <= shared_bytes < 2**32:
@@ -459,9 +472,14 @@ def use(arch: Literal["sm90", "sm100"], options: Options = _DEFAULT_OPTIONS) -> 
     way when it begins or ends. CUDA tensors are refused meanwhile.
 
     arch: "sm90" (Hopper) or "sm100" (Blackwell).
-    options: of all launches; trace must be False.
+    options: of all launches; trace must be False. With images={name: text} the PTX text of a
+        variant, compiled with other flags or broken on purpose, goes through dispatch and launch
+        code of the kernel `name`. It must hold a kernel of that name, for the same architecture,
+        with the same parameters. Texts of kernels that no call launches are without effect.
 
-    Raises ValueError for a wrong arch or option, RuntimeError where a use has begun already.
+    Raises ValueError for a wrong arch or option or an image that is not PTX or holds no such
+    kernel, NotImplementedError for an image with an instruction that is not modelled, RuntimeError
+    where a use has begun already.
     """
     if arch not in ("sm90", "sm100"):
         raise ValueError(f"use: arch: must be 'sm90' or 'sm100', got {arch!r}")
@@ -470,6 +488,7 @@ def use(arch: Literal["sm90", "sm100"], options: Options = _DEFAULT_OPTIONS) -> 
     _switch(arch)
     try:
         _native.set_driver_options(options)
+        _set_images(options.images)
         session = Session(arch, options)
         try:
             yield session
@@ -477,7 +496,15 @@ def use(arch: Literal["sm90", "sm100"], options: Options = _DEFAULT_OPTIONS) -> 
             session._close()
     finally:
         _native.set_driver_options(_DEFAULT_OPTIONS)
+        _set_images({})
         _switch(None)
+
+
+def _set_images(images: Mapping[str, str]) -> None:
+    try:
+        _native.set_driver_images(dict(images))
+    except (ValueError, NotImplementedError) as error:
+        raise type(error)(f"use: {error}") from None
 
 
 def _switch(arch: str | None) -> None:

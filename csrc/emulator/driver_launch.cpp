@@ -21,10 +21,17 @@ constexpr uint32_t kPortableCluster = 8;  // CTAs; more must be allowed per kern
 
 // ---- What all launches share ---------------------------------------------------------------------
 
+/// A kernel that runs in place of the loaded one of its name.
+struct Replacement {
+  std::unique_ptr<Module> module;
+  const KernelInfo* info = nullptr;  // in the module
+};
+
 struct Settings {
   std::mutex mutex;
   Options options;
   Statistics statistics;
+  std::map<std::string, std::shared_ptr<const Replacement>> replacements;  // by kernel
 };
 Settings& settings() {
   static Settings shared;
@@ -37,14 +44,16 @@ thread_local std::vector<Region> noted_memory;
 // ---- Libraries and kernels -----------------------------------------------------------------------
 
 struct Kernel {
-  Kernel(const Module& module, const KernelInfo& info)
+  Kernel(const Module& module, const KernelInfo& info, int number)
       : module(module),
         info(info),
+        number(number),
         max_dynamic_shared(std::max(0, kDefaultSharedBytes - static_shared())) {}
   int static_shared() const { return static_cast<int>(info.static_shared_bytes); }
 
   const Module& module;
   const KernelInfo& info;
+  const int number;  // of sm_NUMBER, which it was loaded for
   std::mutex mutex;  // of what cuKernelSetAttribute sets
   int max_dynamic_shared;
   bool non_portable_cluster = false;
@@ -59,12 +68,12 @@ struct Library {
 /// Every library that was loaded. None is ever unloaded: the driver seam keeps its kernels.
 class Registry {
  public:
-  CUlibrary add(std::unique_ptr<Module> module) {
+  CUlibrary add(std::unique_ptr<Module> module, int number) {
     const std::lock_guard lock(mutex_);
     Library& library = libraries_.emplace_back();
     library.module = std::move(module);
     for (const KernelInfo& info : library.module->kernels()) {
-      library.kernels.emplace_back(*library.module, info);
+      library.kernels.emplace_back(*library.module, info, number);
     }
     return reinterpret_cast<CUlibrary>(&library);
   }
@@ -133,6 +142,56 @@ CUresult set_max_dynamic_shared(Kernel& kernel, int bytes) {
   return CUDA_SUCCESS;
 }
 
+// ---- Replacements --------------------------------------------------------------------------------
+// They are looked up by name at each launch: the driver seam keeps the handles of kernels for good.
+
+Status load_replacement(const std::string& name, const std::string& text, Replacement* result) {
+  if (Status s = Module::load(text, name + ".ptx", &result->module); !s.ok()) {
+    return {s.code, "images: " + s.message};
+  }
+  std::string known;
+  for (const KernelInfo& info : result->module->kernels()) {
+    if (info.name == name) {
+      result->info = &info;
+      return {};
+    }
+    known += (known.empty() ? "" : ", ") + info.name;
+  }
+  return Status::invalid_value("images: " + name + ": must hold a kernel of that name, got " +
+                               (known.empty() ? "none" : known));
+}
+
+/// Null where the kernel itself runs.
+std::shared_ptr<const Replacement> replacement_of(const Kernel& kernel) {
+  const std::lock_guard lock(settings().mutex);
+  const auto found = settings().replacements.find(kernel.info.name);
+  return found == settings().replacements.end() ? nullptr : found->second;
+}
+
+std::string parameters_text(const KernelInfo& info) {
+  std::string text;
+  for (const Parameter& parameter : info.parameters) {
+    text += (text.empty() ? "" : ", ") + to_string(parameter.bytes);
+  }
+  return text.empty() ? "none" : text + " bytes";
+}
+
+/// Host code prepares a launch for the kernel that it loaded; another one must be able to take it.
+CUresult check_replacement(const Kernel& kernel, const Replacement& replacement) {
+  const std::string name = "images: " + kernel.info.name;
+  const std::string& target = replacement.module->target();
+  if (!runs_on(target, kernel.number)) {
+    return fail(CUDA_ERROR_NO_BINARY_FOR_GPU,
+                name + ": .target: must run on sm_" + to_string(kernel.number) + ", got " + target);
+  }
+  if (!std::ranges::equal(replacement.info->parameters, kernel.info.parameters, {},
+                          &Parameter::bytes, &Parameter::bytes)) {
+    return invalid(name + ": parameters: must be those of the kernel it replaces, " +
+                   parameters_text(kernel.info) + ", got " + parameters_text(*replacement.info));
+  }
+  return CUDA_SUCCESS;
+}
+
 // ---- Launches ------------------------------------------------------------------------------------
 
 std::string text_of(const Extent& extent) {
@@ -165,16 +224,16 @@ CUresult read_attributes(const CUlaunchConfig& config, Launch* launch) {
 }
 
 /// What cuKernelSetAttribute, or else the PTX, requires; x = 0: nothing.
-Extent required_cluster(const Kernel& kernel) {
+Extent required_cluster(const Kernel& kernel, const KernelInfo& info) {
   const auto& set = kernel.required_cluster;
-  const Extent declared = kernel.info.required_cluster;
+  const Extent declared = info.required_cluster;
   const Extent required = set[0] != 0 ? Extent{set[0], set[1], set[2]} : declared;
   return {required.x, std::max(required.y, 1u), std::max(required.z, 1u)};
 }
 
 /// The cluster that kernel and launch agree on.
-CUresult choose_cluster(const Kernel& kernel, Launch* launch) {
-  const Extent required = required_cluster(kernel);
+CUresult choose_cluster(const Kernel& kernel, const KernelInfo& info, Launch* launch) {
+  const Extent required = required_cluster(kernel, info);
   const Extent asked = launch->cluster;
   if (asked.x == 0) {
     launch->cluster = required.x == 0 ? Extent{} : required;
@@ -194,7 +253,9 @@ CUresult choose_cluster(const Kernel& kernel, Launch* launch) {
 }
 
 /// Grid, block, cluster and shared memory of the launch, checked against what the kernel was allowed.
-CUresult read_config(const CUlaunchConfig& config, Kernel& kernel, Launch* launch) {
+/// info: of the code that runs, the kernel's own or its replacement's.
+CUresult read_config(const CUlaunchConfig& config, Kernel& kernel, const KernelInfo& info,
+                     Launch* launch) {
   launch->kernel = kernel.info.name;
   launch->grid = {config.gridDimX, config.gridDimY, config.gridDimZ};
   launch->block = {config.blockDimX, config.blockDimY, config.blockDimZ};
@@ -208,7 +269,7 @@ CUresult read_config(const CUlaunchConfig& config, Kernel& kernel, Launch* launc
                    " (CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES), got " +
                    to_string(config.sharedMemBytes));
   }
-  return choose_cluster(kernel, launch);
+  return choose_cluster(kernel, info, launch);
 }
 
 /// The parameter block, from one pointer per parameter.
@@ -229,9 +290,9 @@ CUresult read_parameters(const KernelInfo& info, void** params, std::vector<uint
   return CUDA_SUCCESS;
 }
 
-CUresult run(const Kernel& kernel, const Launch& launch) {
+CUresult run(const Module& module, const Launch& launch) {
   Result result;
-  if (Status s = kernel.module.launch(launch, driver_options(), &result); !s.ok()) {
+  if (Status s = module.launch(launch, driver_options(), &result); !s.ok()) {
     const CUresult code = s.code == Code::kRuntime       ? CUDA_ERROR_LAUNCH_FAILED
                           : s.code == Code::kUnsupported ? CUDA_ERROR_NOT_SUPPORTED
                                                          : CUDA_ERROR_INVALID_VALUE;
@@ -259,7 +320,7 @@ CUresult load_library(CUlibrary* result, const void* code, int number) {
     return fail(CUDA_ERROR_NO_BINARY_FOR_GPU, file_name(text) + ": .target: must run on sm_" +
                                                   to_string(number) + ", got " + module->target());
   }
-  *result = registry().add(std::move(module));
+  *result = registry().add(std::move(module), number);
   return CUDA_SUCCESS;
 }
 
@@ -320,13 +381,18 @@ CUresult launch_kernel(const CUlaunchConfig* config, CUfunction function, void**
   if (kernel == nullptr) {
     return fail(CUDA_ERROR_INVALID_HANDLE, "cuLaunchKernelEx: f: is no loaded kernel");
   }
+  const std::shared_ptr<const Replacement> other = replacement_of(*kernel);
+  if (other != nullptr) {
+    if (CUresult r = check_replacement(*kernel, *other); r != CUDA_SUCCESS) return r;
+  }
+  const KernelInfo& info = other == nullptr ? kernel->info : *other->info;
   Launch launch;
   std::vector<uint8_t> block;
-  if (CUresult r = read_config(*config, *kernel, &launch); r != CUDA_SUCCESS) return r;
-  if (CUresult r = read_parameters(kernel->info, params, &block); r != CUDA_SUCCESS) return r;
+  if (CUresult r = read_config(*config, *kernel, info, &launch); r != CUDA_SUCCESS) return r;
+  if (CUresult r = read_parameters(info, params, &block); r != CUDA_SUCCESS) return r;
   launch.parameters = block;
   launch.memory = noted_memory;
-  return run(*kernel, launch);
+  return run(other == nullptr ? kernel->module : *other->module, launch);
 }
 
 void set_driver_options(const Options& options) {
@@ -337,6 +403,18 @@ void set_driver_options(const Options& options) {
 Options driver_options() {
   const std::lock_guard lock(settings().mutex);
   return settings().options;
+}
+
+Status set_driver_images(const std::map<std::string, std::string>& images) {
+  std::map<std::string, std::shared_ptr<const Replacement>> replacements;
+  for (const auto& [name, text] : images) {
+    const auto replacement = std::make_shared<Replacement>();
+    if (Status s = load_replacement(name, text, replacement.get()); !s.ok()) return s;
+    replacements[name] = replacement;
+  }
+  const std::lock_guard lock(settings().mutex);
+  settings().replacements = std::move(replacements);
+  return {};
 }
 
 Statistics take_statistics() {

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <map>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -212,6 +213,15 @@ Result launch(const Module& module, const std::string& kernel, const std::array<
   return result;
 }
 
+void set_driver_images(const std::map<std::string, std::string>& images) {
+  Status status;
+  {
+    const py::gil_scoped_release others_run;
+    status = emulator::set_driver_images(images);
+  }
+  raise_unless_ok(status);
+}
+
 /// dims, strides, box, steps
 using Layout = std::tuple<std::vector<uint64_t>, std::vector<uint64_t>, std::vector<uint32_t>,
                           std::vector<uint32_t>>;
@@ -249,6 +259,7 @@ void add_emulator(py::module_& module) {
       "set_driver_options",
       [](const py::object& options) { emulator::set_driver_options(options_of(options)); },
       py::arg("options"));
+  m.def("set_driver_images", &set_driver_images, py::arg("images"));
   m.def("take_statistics", [] { return statistics_dict(emulator::take_statistics()); });
 }
 

@@ -202,6 +202,12 @@ class FA4_EMULATOR_API Module {
 FA4_EMULATOR_API void set_driver_options(const Options& options);
 FA4_EMULATOR_API Options driver_options();
 
+/// PTX texts by kernel: a launch through the table, of any thread, runs the kernel of that name in
+/// its text instead of the one that the host code loaded; its parameters must have the same sizes.
+/// Takes the place of all texts that were set before; {}: none. A text that cannot be loaded
+/// (Module::load), or that holds no kernel of its name (invalid_value), changes nothing.
+FA4_EMULATOR_API Status set_driver_images(const std::map<std::string, std::string>& images);
+
 /// Counts of the launches that went through the table and succeeded, summed since the last call;
 /// seconds add up too.
 FA4_EMULATOR_API Statistics take_statistics();

@@ -401,6 +401,101 @@ TEST(EmulatorDriver, HostCodeOfTheLibraryLaunchesThroughIt) {
   driver::replace_table(nullptr);
 }
 
+// ---- Images --------------------------------------------------------------------------------------
+
+namespace {
+
+std::string with(const char* from, const char* to) {
+  std::string text = kPtx;
+  text.replace(text.find(from), std::strlen(from), to);
+  return text;
+}
+
+/// out[3] after a launch of fill from 10: 13 where the text of kPtx runs.
+uint32_t fourth_of_fill(CUkernel fill) {
+  std::array<uint32_t, kThreads> out{};
+  uint32_t* address = out.data();
+  uint32_t first = 10;
+  void* params[] = {&address, &first};
+  const CUlaunchConfig config = config_of(kThreads);
+  const CUresult result =
+      sm90().cuLaunchKernelEx(&config, reinterpret_cast<CUfunction>(fill), params, nullptr);
+  EXPECT_EQ(result, CUDA_SUCCESS) << text_of(result);
+  return out[3];
+}
+
+CUresult launch_fill_as(const std::string& image) {
+  EXPECT_TRUE(set_driver_images({{"fill", image}}).ok());
+  uint32_t out[kThreads];
+  const CUresult result = launch_fill(config_of(kThreads), out, 0);
+  EXPECT_TRUE(set_driver_images({}).ok());
+  return result;
+}
+
+}  // namespace
+
+TEST(EmulatorDriver, ImagesReplaceKernelsThatAreLoadedAlready) {
+  enter_context();
+  const CUkernel fill = kernel_named("fill");
+  EXPECT_EQ(fourth_of_fill(fill), 13u);
+  ASSERT_TRUE(set_driver_images({{"fill", with("add.s32 %r3", "sub.s32 %r3")}}).ok());
+  EXPECT_EQ(fourth_of_fill(fill), 7u);
+  ASSERT_TRUE(set_driver_images({{"staged", with("add.s32 %r3", "sub.s32 %r3")}}).ok());
+  EXPECT_EQ(fourth_of_fill(fill), 13u) << "another kernel's image";
+  ASSERT_TRUE(set_driver_images({{"fill", with("add.s32 %r3", "mul.lo.s32 %r3")}}).ok());
+  EXPECT_EQ(fourth_of_fill(fill), 30u);
+  ASSERT_TRUE(set_driver_images({}).ok());
+  EXPECT_EQ(fourth_of_fill(fill), 13u);
+}
+
+TEST(EmulatorDriver, AReplacementTakesWhatTheKernelWasAllowed) {
+  enter_context();
+  const CUkernel kernel = kernel_named("staged");
+  constexpr auto kAttribute = CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+  ASSERT_EQ(sm90().cuKernelSetAttribute(kAttribute, 232448, kernel, 0), CUDA_SUCCESS);
+  std::string text = kPtx;
+  text.replace(text.rfind("add.s32 %r3"), 7, "sub.s32");
+  ASSERT_TRUE(set_driver_images({{"staged", text}}).ok());
+  std::array<uint32_t, kThreads> out{};
+  EXPECT_EQ(launch_staged(kernel, out.data(), 232448), CUDA_SUCCESS);
+  EXPECT_EQ(out[2], 3u) << "5 - 2";
+  ASSERT_TRUE(set_driver_images({}).ok());
+}
+
+TEST(EmulatorDriver, ImagesThatCannotBeLoadedChangeNothing) {
+  enter_context();
+  const CUkernel fill = kernel_named("fill");
+  const std::string good = with("add.s32 %r3", "sub.s32 %r3");
+  ASSERT_TRUE(set_driver_images({{"fill", good}}).ok());
+  const std::string broken = with("mov.u32 %r2, %tid.x;", "mov.u32 %r2 %tid.x;");
+  const Status no_ptx = set_driver_images({{"fill", broken}});
+  EXPECT_EQ(no_ptx.code, Code::kInvalidValue);
+  EXPECT_EQ(no_ptx.message.rfind("images: fill.ptx:15: ", 0), 0u) << no_ptx.message;
+  const Status unmodelled = set_driver_images({{"fill", with("mul.wide.u32", "mul.far.u32")}});
+  EXPECT_EQ(unmodelled.code, Code::kUnsupported) << unmodelled.message;
+  const Status no_kernel = set_driver_images({{"fill", good}, {"full", good}});
+  EXPECT_EQ(no_kernel.code, Code::kInvalidValue);
+  EXPECT_EQ(no_kernel.message, "images: full: must hold a kernel of that name, got fill, staged");
+  EXPECT_EQ(fourth_of_fill(fill), 7u);
+  ASSERT_TRUE(set_driver_images({}).ok());
+}
+
+TEST(EmulatorDriver, ReplacementsFitTheKernelTheyReplace) {
+  enter_context();
+  EXPECT_EQ(launch_fill_as(with("sm_90a", "sm_100f")), CUDA_ERROR_NO_BINARY_FOR_GPU);
+  EXPECT_EQ(text_of(CUDA_ERROR_NO_BINARY_FOR_GPU),
+            "images: fill: .target: must run on sm_90, got sm_100f");
+  EXPECT_EQ(launch_fill_as(with(", .param .u32 fill_param_1", ", .param .u64 fill_param_1")),
+            CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(text_of(CUDA_ERROR_INVALID_VALUE),
+            "images: fill: parameters: must be those of the kernel it replaces, 8, 4 bytes, got 8, "
+            "8 bytes");
+  EXPECT_EQ(
+      launch_fill_as(with("u32 fill_param_1)", "u32 fill_param_1) .reqnctapercluster 2, 1, 1")),
+      CUDA_ERROR_INVALID_VALUE)
+      << "2 does not divide the grid of 1";
+}
+
 // ---- Tensor maps ---------------------------------------------------------------------------------
 
 namespace {

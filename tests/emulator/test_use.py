@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,9 @@ from flash_attn4 import flash_attn_combine, flash_attn_func
 emulator = pytest.importorskip(
     "flash_attn4.emulator", reason="no emulator in this build", exc_type=ImportError
 )
+
+ROOT = Path(__file__).resolve().parents[2]
+GENERATED = ROOT / "build" / f"cmake-{sysconfig.get_config_var('SOABI')}" / "generated"
 
 ARCHS = ("sm90", "sm100")
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
@@ -152,6 +157,105 @@ def test_gradients() -> None:
     out, lse = flash_attn_combine(*leaves)
     expected = torch.autograd.grad(out.sum() + lse.sum(), leaves)
     torch.testing.assert_close(grads, expected, atol=1e-5, rtol=1e-5)
+
+
+# ---- Images --------------------------------------------------------------------------------------
+
+COMBINE = "fa4_combine_sm90_fp32"
+
+
+@pytest.fixture
+def combine_ptx() -> str:
+    path = GENERATED / f"{COMBINE}.ptx"
+    if not path.exists():
+        pytest.skip(f"no {path}: this build does not hold sm90a")
+    return path.read_text()
+
+
+def emulated_combine(**images: str) -> torch.Tensor:
+    with emulator.use("sm90", emulator.Options(images=images)):
+        return flash_attn_combine(*partials())[0]
+
+
+def squared(ptx: str) -> str:
+    """Of combine: every part weighs exp(2 * (lse - max)) instead of exp(lse - max)."""
+    log2_e, twice = "0f3FB8AA3B", "0f4038AA3B"
+    assert log2_e in ptx
+    return ptx.replace(log2_e, twice)
+
+
+def test_an_image_runs_in_place_of_the_kernel_while_in_use(combine_ptx: str) -> None:
+    out_partial, lse_partial = partials()
+    expected, _ = flash_attn_combine(out_partial, 2 * lse_partial)
+    before = emulated_combine()
+    assert not torch.allclose(before, expected, atol=0.1)
+    for _ in range(2):
+        changed = emulated_combine(**{COMBINE: squared(combine_ptx)})
+        torch.testing.assert_close(changed, expected, atol=4e-6, rtol=4e-6)
+        assert torch.equal(emulated_combine(**{COMBINE: combine_ptx}), before)
+        assert torch.equal(emulated_combine(), before)
+
+
+def test_an_image_of_another_kernel_has_no_effect(combine_ptx: str) -> None:
+    changed = squared(combine_ptx).replace(COMBINE, "fa4_combine_sm90_fp99")
+    images = {"fa4_combine_sm90_fp99": changed}
+    assert torch.equal(emulated_combine(**images), emulated_combine())
+
+
+def test_a_refused_use_leaves_the_images_of_the_one_in_progress(combine_ptx: str) -> None:
+    options = emulator.Options(images={COMBINE: squared(combine_ptx)})
+    changed = emulated_combine(**options.images)
+    with emulator.use("sm90", options):
+        with pytest.raises(RuntimeError, match="one use at a time"), emulator.use("sm90"):
+            pass
+        assert torch.equal(flash_attn_combine(*partials())[0], changed)
+
+
+def test_an_image_broken_on_purpose_fails_where_the_kernel_does(combine_ptx: str) -> None:
+    broken = combine_ptx.replace("st.global.f32", "trap; //", 1)
+    assert broken != combine_ptx
+    with pytest.raises(RuntimeError, match=f"launch of {COMBINE}: CUDA_ERROR_LAUNCH_FAILED .*trap"):
+        emulated_combine(**{COMBINE: broken})
+    emulated_combine()
+
+
+def test_an_image_that_cannot_be_loaded_is_named_when_use_begins(combine_ptx: str) -> None:
+    before = emulated_combine()
+    with pytest.raises(ValueError, match=rf"^use: images: {COMBINE}\.ptx:1: "):
+        emulated_combine(**{COMBINE: "no PTX"})
+    message = f"use: images: other: must hold a kernel of that name, got {COMBINE}"
+    with pytest.raises(ValueError, match=message):
+        emulated_combine(**{COMBINE: squared(combine_ptx), "other": combine_ptx})
+    unmodelled = combine_ptx.replace("ex2.approx.ftz.f32", "ex2.later.ftz.f32", 1)
+    with pytest.raises(
+        NotImplementedError, match=rf"^use: images: {COMBINE}\.ptx:\d+: .*ex2.later"
+    ):
+        emulated_combine(**{COMBINE: unmodelled})
+    assert torch.equal(emulated_combine(), before)
+
+
+def test_an_image_that_does_not_fit_the_launch_is_named_by_the_call(combine_ptx: str) -> None:
+    other_target = combine_ptx.replace(".target sm_90a", ".target sm_100a")
+    message = f"launch of {COMBINE}: .*images: {COMBINE}: .target: must run on sm_90, got sm_100a"
+    with pytest.raises(RuntimeError, match=message):
+        emulated_combine(**{COMBINE: other_target})
+    more = combine_ptx.replace(f"{COMBINE}_param_0[176]", f"{COMBINE}_param_0[184]")
+    message = "parameters: must be those of the kernel it replaces, 176 bytes, got 184 bytes"
+    with pytest.raises(RuntimeError, match=message):
+        emulated_combine(**{COMBINE: more})
+
+
+def test_images_are_texts_and_belong_to_use(combine_ptx: str) -> None:
+    with pytest.raises(
+        ValueError, match="images: must map kernels' names to PTX texts, got 'a': b"
+    ):
+        emulator.Options(images={"a": b""})
+    module = emulator.Module(combine_ptx)
+    options = emulator.Options(images={COMBINE: combine_ptx})
+    with pytest.raises(
+        ValueError, match=f"launch: options: images: must be {{}}, got .'{COMBINE}'"
+    ):
+        module.launch(COMBINE, grid=1, block=128, args=[bytes(176)], options=options)
 
 
 def test_importing_the_package_does_not_load_the_emulator() -> None:
