@@ -250,6 +250,17 @@ FwdArgs make_args(const FwdParams& p, const FwdPlanRow& plan, int32_t packed_hea
 
 }  // namespace
 
+const FwdPlanRow* find_plan(std::span<const FwdPlanRow> plans, DType dtype,
+                            const KernelRow& kernel) {
+  for (const FwdPlanRow& plan : plans) {
+    if (plan.dtype == dtype && plan.head_dim == kernel.head_dim.max &&
+        plan.head_dim_v == kernel.head_dim_v.max) {
+      return &plan;
+    }
+  }
+  return nullptr;
+}
+
 Status launch_fwd(const KernelRow& kernel, const FwdPlanRow& plan, const FwdParams& params,
                   const Context& context) {
   const Extents q = query_extents(params);

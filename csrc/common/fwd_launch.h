@@ -40,6 +40,10 @@ constexpr bool fits_free_rows(std::span<const FwdPlanRow> plans) {
   return true;
 }
 
+/// The plan of `kernel` for this element type, or null.
+const FwdPlanRow* find_plan(std::span<const FwdPlanRow> plans, DType dtype,
+                            const KernelRow& kernel);
+
 /// Runs `kernel`, whose plan is `plan`, on a call that has passed its checks. q, k and v have to be
 /// readable, see gpu::readable.
 Status launch_fwd(const KernelRow& kernel, const FwdPlanRow& plan, const FwdParams& params,

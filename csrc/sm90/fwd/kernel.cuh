@@ -9,10 +9,10 @@
 // tried.
 #pragma once
 
+#include "csrc/common/fwd_schedule.cuh"
 #include "csrc/sm90/fwd/block.cuh"
 #include "csrc/sm90/fwd/consumer.cuh"
 #include "csrc/sm90/fwd/load.cuh"
-#include "csrc/sm90/fwd/schedule.cuh"
 #include "flash_attn4/device/ptx/griddepcontrol.cuh"
 #include "flash_attn4/device/ptx/registers.cuh"
 
@@ -58,7 +58,7 @@ FA4_D void fwd_body(const FwdArgs& args) {
   } else {
     ptx::setmaxnreg_dec<Plan::kProducerRegisters>();
     if (warp == Plan::kConsumerWarps && lane_index() == 0) role_load(block);
-    if (warp == Plan::kConsumerWarps + 1) role_schedule(block);
+    if (warp == Plan::kConsumerWarps + 1) schedule_tiles<kTileFull, kTileEmpty>(block);
   }
 }
 

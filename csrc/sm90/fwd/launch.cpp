@@ -38,20 +38,10 @@ constexpr FwdPlanRow kPlans[] = {
 };
 static_assert(fits_free_rows(kPlans));
 
-const FwdPlanRow* find_plan(DType dtype, const KernelRow& kernel) {
-  for (const FwdPlanRow& row : kPlans) {
-    if (row.dtype == dtype && row.head_dim == kernel.head_dim.max &&
-        row.head_dim_v == kernel.head_dim_v.max) {
-      return &row;
-    }
-  }
-  return nullptr;
-}
-
 }  // namespace
 
 Status launch_fwd(const KernelRow& kernel, const FwdParams& params, const Context& context) {
-  const FwdPlanRow* plan = find_plan(params.dtype, kernel);
+  const FwdPlanRow* plan = find_plan(kPlans, params.dtype, kernel);
   if (plan == nullptr) {
     return Status::runtime(std::string(kernel.name) + ": is listed without plan");
   }
