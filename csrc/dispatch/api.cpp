@@ -32,8 +32,7 @@ Status fwd(const FwdParams& params, const Context& context) {
   const KernelRow* kernel = nullptr;
   if (Status s = choose(params, context, &kernel); !s.ok()) return s;
   if (kernel->target == Target::kCpu) return cpu::fwd(params, context);
-  if (kernel->target == Target::kSm90a) return gpu::fwd(*kernel, params, context);
-  return not_connected(*kernel);
+  return gpu::fwd(*kernel, params, context);
 }
 
 Status bwd(const BwdParams& params, const Context& context) {

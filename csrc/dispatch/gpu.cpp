@@ -4,6 +4,7 @@
 #include "csrc/dispatch/emulation.h"
 #include "csrc/driver/device.h"
 #include "csrc/driver/tensor_map.h"
+#include "csrc/sm100/fwd/launch.h"
 #include "csrc/sm90/fwd/launch.h"
 
 namespace fa4::gpu {
@@ -29,6 +30,8 @@ Status fwd(const KernelRow& kernel, const FwdParams& params, const Context& cont
   switch (kernel.target) {
     case Target::kSm90a:
       return sm90::launch_fwd(kernel, params, context);
+    case Target::kSm100f:
+      return sm100::launch_fwd(kernel, params, context);
     default:
       return Status::runtime(std::string(kernel.name) + ": is listed for " +
                              target_name(kernel.target) + ", which has no launcher");

@@ -74,25 +74,30 @@ def combine_kernel(arch: str, target: str, dtype: str) -> Kernel:
     )
 
 
-SM90_FORWARD_FEATURES = ("gqa", "causal", "window", "softcap", "sink", "varlen", "seqused")
+GPU_FORWARD_FEATURES = ("gqa", "causal", "window", "softcap", "sink", "varlen", "seqused")
 
 
-def sm90_forward_kernel(head_dim: int, dtype: str) -> Kernel:
-    config = f"fa4::sm90::fwd_config(fa4::DType::k{DTYPE_NAMES[dtype]}, {head_dim})"
+def gpu_forward_kernel(
+    arch: str, target: str, head_dim: int, head_dim_v: int, dtype: str
+) -> Kernel:
+    config = f"fa4::{arch}::fwd_config(fa4::DType::k{DTYPE_NAMES[dtype]}, {head_dim})"
     return Kernel(
-        name=f"fa4_fwd_sm90_hd{head_dim}_{SHORT[dtype]}",
+        name=f"fa4_fwd_{arch}_hd{head_dim}_{SHORT[dtype]}",
         op="fwd",
-        target="sm90a",
+        target=target,
         dtypes=(dtype,),
         head_dim=(8, head_dim),
-        head_dim_v=(8, head_dim),
-        features=SM90_FORWARD_FEATURES,
-        header="csrc/sm90/fwd/kernel.cuh",
-        body=f"sm90::fwd_body<{config}>(args)",
+        head_dim_v=(8, head_dim_v),
+        features=GPU_FORWARD_FEATURES,
+        header=f"csrc/{arch}/fwd/kernel.cuh",
+        body=f"{arch}::fwd_body<{config}>(args)",
         args="fa4::FwdArgs",
-        bounds=f"fa4::sm90::FwdPlan<{config}>::kThreads, 1",
+        bounds=f"fa4::{arch}::FwdPlan<{config}>::kThreads, 1",
     )
 
+
+SM90_HEAD_DIMS = ((64, 64), (128, 128))
+SM100_HEAD_DIMS = ((64, 64), (96, 96), (128, 128), (192, 128))
 
 FORWARD_FEATURES = tuple(name for name in FEATURES if name not in ("dlse", "deterministic"))
 BACKWARD_FEATURES = tuple(name for name in FEATURES if name not in ("paged", "splits"))
@@ -101,7 +106,16 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("fwd_cpu", "fwd", "cpu", tuple(DTYPES), (8, 256), (8, 256), FORWARD_FEATURES),
     Kernel("bwd_cpu", "bwd", "cpu", tuple(DTYPES), (8, 256), (8, 256), BACKWARD_FEATURES),
     Kernel("combine_cpu", "combine", "cpu", tuple(DTYPES), (8, 1024), (8, 1024)),
-    *(sm90_forward_kernel(head_dim, dtype) for head_dim in (64, 128) for dtype in HALF_DTYPES),
+    *(
+        gpu_forward_kernel("sm90", "sm90a", *dims, dtype)
+        for dims in SM90_HEAD_DIMS
+        for dtype in HALF_DTYPES
+    ),
+    *(
+        gpu_forward_kernel("sm100", "sm100f", *dims, dtype)
+        for dims in SM100_HEAD_DIMS
+        for dtype in HALF_DTYPES
+    ),
     *(combine_kernel("sm90", "sm90a", dtype) for dtype in DTYPES),
     *(combine_kernel("sm100", "sm100f", dtype) for dtype in DTYPES),
 )

@@ -22,5 +22,8 @@ FA4_D void hold(uint32_t (&registers)[kCount]) {
 FA4_D void keep_here(int& value) {
   asm volatile("" : "+r"(value));
 }
+FA4_D void keep_here(uint32_t& value) {
+  asm volatile("" : "+r"(value));
+}
 
 }  // namespace fa4::ptx

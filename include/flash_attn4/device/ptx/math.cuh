@@ -27,6 +27,13 @@ FA4_D float rcp(float x) {
   return result;
 }
 
+/// The largest of three; NaN counts as none. SM100: one instruction.
+FA4_D float max3(float a, float b, float c) {
+  float result;
+  asm("max.f32 %0, %1, %2, %3;" : "=f"(result) : "f"(a), "f"(b), "f"(c));
+  return result;
+}
+
 /// Two floats rounded to 16 bit, `low` in bits 0-15.
 template <DType kDType>
 FA4_D uint32_t cvt_pack(float low, float high) {
