@@ -20,6 +20,7 @@ import pytest
 # OpenMP reads this when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import tolerances
 import torch
 from cases import sampled
 
@@ -36,6 +37,14 @@ class Device:
     def dtype(self) -> torch.dtype:
         """For tests that take any element type: the finest one that kernels there serve."""
         return torch.float32 if self.name == "cpu" else torch.bfloat16
+
+    @property
+    def exp2_error(self) -> float:
+        """Largest relative error of an exponential there."""
+        arch = self.emulated or (
+            f"sm{torch.cuda.get_device_capability(self.torch)[0]}0" if self.name == "cuda" else ""
+        )
+        return tolerances.EXP2_POLYNOMIAL_ERROR if arch == "sm100" else tolerances.EXP2_ERROR
 
     def tolerance(self, float32: float) -> dict[str, float]:
         """atol and rtol between two results of one kernel in that type; 16 bit: of the rounding."""

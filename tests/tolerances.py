@@ -17,8 +17,10 @@ from torch import Tensor
 # Root mean square error relative to the result, for normally distributed data. 16 bit: sqrt(2)
 # times the rounding of the format, plus a fifth. float32: rounding of sums, no model.
 RELATIVE_RMSE = {torch.bfloat16: 2.8e-3, torch.float16: 3.5e-4, torch.float32: 1e-6}
-# Largest relative error of 2^x.
+# Largest relative error of 2^x: of the special function unit, and of the polynomial of degree 3
+# that takes a share of the exponentials on SM100 (core/exp2.h).
 EXP2_ERROR = 1.6e-7
+EXP2_POLYNOMIAL_ERROR = 8.6e-5
 FEWEST_KEYS_FOR_RMSE = 64
 # The rules are made for 16 bit, where eager attention rounds more often than a kernel. In float32
 # both round equally often, and of two equal distributions either may have the larger maximum.
@@ -91,13 +93,15 @@ def check_rmse(
         )
 
 
-def check_lse(result: Tensor, reference: Tensor, largest_score: float) -> None:
+def check_lse(
+    result: Tensor, reference: Tensor, largest_score: float, exp2_error: float = EXP2_ERROR
+) -> None:
     """Rule D."""
     check_special_values("lse", result, reference)
     finite = torch.isfinite(reference)
     if not finite.any():
         return
-    allowed = 1.2 * EXP2_ERROR + 5e-6 + 2e-6 * largest_score
+    allowed = 1.2 * exp2_error + 5e-6 + 2e-6 * largest_score
     error = torch.where(finite, (result.double() - reference).abs(), 0.0)
     worst = error.max().item()
     index = tuple(torch.unravel_index(error.argmax(), error.shape))
