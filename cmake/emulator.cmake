@@ -1,6 +1,13 @@
 # The emulator, libfa4_emulator.so. Its objects are a target of their own, because its tests look inside.
 
 set(fa4_emulator_sources
+  csrc/emulator/check/accesses.cpp
+  csrc/emulator/check/barriers.cpp
+  csrc/emulator/check/checker.cpp
+  csrc/emulator/check/plan.cpp
+  csrc/emulator/check/report.cpp
+  csrc/emulator/check/shadow.cpp
+  csrc/emulator/check/tensor.cpp
   csrc/emulator/driver.cpp
   csrc/emulator/driver_failure.cpp
   csrc/emulator/driver_launch.cpp

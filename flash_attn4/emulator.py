@@ -52,8 +52,55 @@ _CHOICES = {
     "policy": ("eager", "lazy", "random"),
     "accumulate": ("sequential", "exact"),
     "order": ("ascending", "descending", "random"),
+    "check": ("off", "deployed", "strict"),
 }
-_LEAST = {"seed": 0, "threads": 0, "max_steps": 0, "stall_steps": 1, "resident_clusters": 0}
+_LEAST = {
+    "seed": 0,
+    "threads": 0,
+    "max_steps": 0,
+    "stall_steps": 1,
+    "resident_clusters": 0,
+    "max_findings": 1,
+}
+_INT32 = ("threads", "resident_clusters", "max_findings")
+
+
+@dataclass(frozen=True)
+class PlanRole:
+    """Warps of a block with one job."""
+
+    name: str
+    first_warp: int
+    warps: int
+
+
+@dataclass(frozen=True)
+class PlanBarrier:
+    """A ring of mbarriers, eight bytes apart.
+
+    offset: of the first, in dynamic shared memory.
+    arrivals: per phase, the count of mbarrier.init.
+    done: what completes a phase: "threads" arrive, copies deliver "bytes" that threads announce, or
+        a tcgen05 "commit".
+    signals, waits: names of the roles that may.
+    """
+
+    name: str
+    offset: int
+    stages: int = 1
+    arrivals: int = 1
+    done: Literal["threads", "bytes", "commit"] = "threads"
+    signals: Sequence[str] = ()
+    waits: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who runs in a kernel and who hands over to whom: what Options(check=...) compares arrivals
+    and waits with. A warp of no role may neither signal nor wait."""
+
+    roles: Sequence[PlanRole]
+    barriers: Sequence[PlanBarrier]
 
 
 @dataclass(frozen=True)
@@ -75,6 +122,12 @@ class Options:
     stall_steps: warp instructions without any event before the launch counts as hung.
     resident_clusters: clusters in progress at a time when some poll; 0: as many as a GPU holds.
     trace: whether to record LaunchResult.trace.
+    check: whether accesses to shared and tensor memory must be ordered by barriers, waits and
+        fences, whatever this schedule did: "off", "deployed" (tcgen05 fences are taken as implied
+        by barriers, as widely used kernels do) or "strict" (the letter of the PTX ISA). The first
+        finding ends the launch.
+    max_findings: findings of the checker before the launch ends with all of them.
+    plans: what check compares the barriers of a kernel with, by the kernel's name.
     barrier_names: names of mbarriers by their address in shared memory, 0x400 and up, for reports
         and traces.
     images: of use() alone: PTX texts by kernel. A launch of that kernel runs the text instead of
@@ -95,6 +148,9 @@ class Options:
     stall_steps: int = 20_000_000
     resident_clusters: int = 0
     trace: bool = False
+    check: Literal["off", "deployed", "strict"] = "off"
+    max_findings: int = 1
+    plans: Mapping[str, Plan] = field(default_factory=dict, hash=False, repr=False)
     barrier_names: Mapping[int, str] = field(default_factory=dict, hash=False)
     images: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
 
@@ -105,7 +161,7 @@ class Options:
                 known = ", ".join(map(repr, choices))
                 raise ValueError(f"Options: {name}: must be one of {known}, got {value!r}")
         for name, least in _LEAST.items():
-            most = 2**31 - 1 if name in ("threads", "resident_clusters") else 2**64 - 1
+            most = 2**31 - 1 if name in _INT32 else 2**64 - 1
             value = getattr(self, name)
             if not isinstance(value, int) or not least <= value <= most:
                 raise ValueError(
@@ -115,6 +171,12 @@ class Options:
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise ValueError(f"Options: {name}: must be a bool, got {value!r}")
+        for name, plan in self.plans.items():
+            if not isinstance(name, str) or not isinstance(plan, Plan):
+                raise ValueError(
+                    "Options: plans: must map kernels' names to Plan, got "
+                    f"{name!r}: {type(plan).__name__}"
+                )
         for address, name in self.barrier_names.items():
             if (
                 not isinstance(address, int)

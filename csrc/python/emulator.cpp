@@ -76,9 +76,43 @@ void read(const py::object& options, const char* field, Value* value) {
   *value = options.attr(field).cast<Value>();
 }
 
+emulator::Plan plan_of(const py::handle& from) {
+  using Done = emulator::Plan::Done;
+  emulator::Plan plan;
+  for (const py::handle row : from.attr("roles")) {
+    plan.roles.push_back({row.attr("name").cast<std::string>(),
+                          row.attr("first_warp").cast<uint32_t>(),
+                          row.attr("warps").cast<uint32_t>()});
+  }
+  for (const py::handle row : from.attr("barriers")) {
+    emulator::Plan::Barrier barrier;
+    barrier.name = row.attr("name").cast<std::string>();
+    barrier.offset = row.attr("offset").cast<uint32_t>();
+    barrier.stages = row.attr("stages").cast<uint32_t>();
+    barrier.arrivals = row.attr("arrivals").cast<uint32_t>();
+    barrier.done = choice<Done>(
+        py::reinterpret_borrow<py::object>(row), "done",
+        {{"threads", Done::kThreads}, {"bytes", Done::kBytes}, {"commit", Done::kCommit}});
+    barrier.signals = row.attr("signals").cast<std::vector<std::string>>();
+    barrier.waits = row.attr("waits").cast<std::vector<std::string>>();
+    plan.barriers.push_back(std::move(barrier));
+  }
+  return plan;
+}
+
+std::map<std::string, emulator::Plan> plans_of(const py::object& from) {
+  std::map<std::string, emulator::Plan> plans;
+  const py::object items = from.attr("items")();
+  for (const py::handle item : items) {
+    const auto [name, plan] = item.cast<std::pair<std::string, py::object>>();
+    plans[name] = plan_of(plan);
+  }
+  return plans;
+}
+
 /// From a flash_attn4.emulator.Options.
 Options options_of(const py::object& from) {
-  using emulator::Accumulate, emulator::Order, emulator::Policy;
+  using emulator::Accumulate, emulator::Check, emulator::Order, emulator::Policy;
   Options to;
   to.policy = choice<Policy>(
       from, "policy",
@@ -89,6 +123,10 @@ Options options_of(const py::object& from) {
                            {{"ascending", Order::kAscending},
                             {"descending", Order::kDescending},
                             {"random", Order::kRandom}});
+  to.check = choice<Check>(
+      from, "check",
+      {{"off", Check::kOff}, {"deployed", Check::kDeployed}, {"strict", Check::kStrict}});
+  read(from, "max_findings", &to.max_findings);
   read(from, "seed", &to.seed);
   read(from, "perturbation", &to.perturbation);
   read(from, "random_election", &to.random_election);
@@ -99,6 +137,7 @@ Options options_of(const py::object& from) {
   read(from, "resident_clusters", &to.resident_clusters);
   read(from, "trace", &to.trace);
   read(from, "barrier_names", &to.barrier_names);
+  to.plans = plans_of(from.attr("plans"));
   return to;
 }
 

@@ -100,6 +100,40 @@ enum class Accumulate : uint8_t {
 /// In which order clusters start.
 enum class Order : uint8_t { kAscending, kDescending, kRandom };
 
+/// How strictly accesses must be ordered: csrc/emulator/README.md, "Ordering".
+enum class Check : uint8_t {
+  kOff,
+  kDeployed,  // as widely used kernels do it: tcgen05 fences are taken as implied by barriers
+  kStrict,    // the letter of the PTX ISA
+};
+
+/// Who runs in a kernel and who hands over to whom: what arrivals and waits are compared with when
+/// Options::check is on. A role that no row names may neither signal nor wait.
+struct Plan {
+  enum class Done : uint8_t {
+    kThreads,  // threads arrive
+    kBytes,    // threads announce bytes, copies deliver them
+    kCommit,   // tcgen05.commit
+  };
+  struct Role {
+    std::string name;
+    uint32_t first_warp = 0;
+    uint32_t warps = 0;
+  };
+  /// A ring of mbarriers, eight bytes apart.
+  struct Barrier {
+    std::string name;
+    uint32_t offset = 0;  // of the first, in dynamic shared memory
+    uint32_t stages = 1;
+    uint32_t arrivals = 1;  // per phase: the count of mbarrier.init
+    Done done = Done::kThreads;
+    std::vector<std::string> signals;  // roles that arrive, announce bytes or commit
+    std::vector<std::string> waits;    // roles that wait
+  };
+  std::vector<Role> roles;
+  std::vector<Barrier> barriers;
+};
+
 struct Options {
   Policy policy = Policy::kEager;
   uint64_t seed = 0;
@@ -115,6 +149,9 @@ struct Options {
   // phase, a copy, a changed word of memory) before it counts as hung
   int resident_clusters = 0;  // clusters in progress at a time when some poll; 0: 132 CTAs' worth
   bool trace = false;         // record Result::trace
+  Check check = Check::kOff;
+  uint32_t max_findings = 1;          // of the checker, before the launch fails with all of them
+  std::map<std::string, Plan> plans;  // by kernel
   // Names of mbarriers by their address in shared memory (a CTA's own, 0x400 and up), for reports and
   // traces: the rows of a kernel's plan.
   std::map<uint32_t, std::string> barrier_names;

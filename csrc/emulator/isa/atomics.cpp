@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "csrc/emulator/check/checker.h"
 #include "csrc/emulator/isa/access.h"
 #include "csrc/emulator/isa/families.h"
 #include "csrc/emulator/isa/scalar.h"
@@ -107,6 +108,8 @@ void run_atomic(Warp& w, const Op& op) {
   const PlaneRef* const list = w.code->lists.data() + op.list;
   const PlaneRef* const b_list = list + (returns ? elements * planes : 0);
   const PlaneRef* const c_list = b_list + elements * planes;
+  if (auto* const checker = w.cta->cluster->checker.get())
+    checker->access(w, op, w.exec, op.width * static_cast<uint32_t>(elements), true);
   bool changed = false;
   for (uint32_t lanes = w.exec; lanes != 0; lanes &= lanes - 1) {
     const auto l = static_cast<uint32_t>(__builtin_ctz(lanes));

@@ -1,6 +1,7 @@
 // Barriers of warps, CTAs and clusters, and the register pool.
 #include <string>
 
+#include "csrc/emulator/check/checker.h"
 #include "csrc/emulator/isa/families.h"
 #include "csrc/emulator/machine/machine.h"
 
@@ -53,6 +54,8 @@ void complete(Warp& w, NamedBarrier& b) {
   b.arrived = b.expected = 0;
   ++b.generation;
   w.cta->cluster->notify();
+  if (auto* const checker = w.cta->cluster->checker.get())
+    checker->barrier_complete(*w.cta, static_cast<uint32_t>(&b - w.cta->barriers.data()));
 }
 
 void arrive(Warp& w, const Op& op, NamedBarrier& b, uint32_t id) {
@@ -76,6 +79,7 @@ void arrive(Warp& w, const Op& op, NamedBarrier& b, uint32_t id) {
   b.arrived += (op.mode & kAligned) != 0
                    ? kWarpLanes
                    : static_cast<uint32_t>(__builtin_popcount(w.exec | ~w.live));
+  if (auto* const checker = w.cta->cluster->checker.get()) checker->barrier_arrive(w, id);
   if (b.arrived > b.expected) {
     throw Fault("barrier " + std::to_string(id) + ": " + std::to_string(b.arrived) +
                 " threads have arrived, it expects " + std::to_string(b.expected));
@@ -111,6 +115,7 @@ void run_named_barrier(Warp& w, const Op& op) {
   }
   if (b.generation == w.current.token) return w.block();
   w.current.arrived = false;
+  if (auto* const checker = w.cta->cluster->checker.get()) checker->barrier_passed(w, id);
   finish_reduction(w, op, b);
 }
 
@@ -121,6 +126,9 @@ void run_warp_barrier(Warp& w, const Op& op) {
 }
 
 // ---- barrier.cluster -------------------------------------------------------------------------------------
+
+/// Op::mode.
+enum : uint8_t { kAlignedBarrier = 1, kRelaxed = 2 };
 
 std::string cluster_barrier_text(const Warp& w, const Op&, uint32_t) {
   const Cluster& c = *w.cta->cluster;
@@ -133,15 +141,17 @@ void complete_if_all(Cluster& c) {
   c.barrier.arrived = 0;
   ++c.barrier.generation;
   c.notify();
+  if (c.checker != nullptr) c.checker->cluster_complete();
 }
 
 void run_cluster_arrive(Warp& w, const Op& op) {
-  if (op.mode != 0 && !converged(w, kAllLanes)) return;
+  if ((op.mode & kAlignedBarrier) != 0 && !converged(w, kAllLanes)) return;
   Cluster& c = *w.cta->cluster;
   if ((w.cluster_arrived & w.exec) != 0) {
     throw Fault("barrier.cluster.arrive: " + lanes_text(w.cluster_arrived & w.exec) +
                 " have already arrived and not waited");
   }
+  if (c.checker != nullptr) c.checker->cluster_arrive(w, (op.mode & kRelaxed) != 0);
   w.cluster_token = c.barrier.generation;
   w.cluster_arrived |= w.exec;
   c.barrier.arrived += static_cast<uint32_t>(__builtin_popcount(w.exec));
@@ -149,7 +159,7 @@ void run_cluster_arrive(Warp& w, const Op& op) {
 }
 
 void run_cluster_wait(Warp& w, const Op& op) {
-  if (op.mode != 0 && !converged(w, kAllLanes)) return;
+  if ((op.mode & kAlignedBarrier) != 0 && !converged(w, kAllLanes)) return;
   Cluster& c = *w.cta->cluster;
   if ((w.cluster_arrived & w.exec) != w.exec) {
     throw Fault("barrier.cluster.wait: " + lanes_text(w.exec & ~w.cluster_arrived) +
@@ -158,6 +168,7 @@ void run_cluster_wait(Warp& w, const Op& op) {
   complete_if_all(c);  // threads that exited since are not waited for
   if (c.barrier.generation == w.cluster_token) return w.block();
   w.cluster_arrived &= ~w.exec;
+  if (c.checker != nullptr) c.checker->cluster_passed(w);
 }
 
 // ---- setmaxnreg ------------------------------------------------------------------------------------------
@@ -221,7 +232,8 @@ void lower_barrier(Lowering& l) {
   } else if (l.has("cluster")) {
     const bool arrives = l.has("arrive");
     Draft& draft = l.emit(arrives ? run_cluster_arrive : run_cluster_wait, OpClass::kBarrier);
-    draft.op.mode = l.has("aligned");
+    draft.op.mode = static_cast<uint8_t>((l.has("aligned") ? kAlignedBarrier : 0) |
+                                         (l.has("relaxed") ? kRelaxed : 0));
     draft.op.wait_text = cluster_barrier_text;
   } else {
     lower_named_barrier(l);

@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "csrc/emulator/check/checker.h"
 #include "csrc/emulator/isa/families.h"
 #include "csrc/emulator/isa/lanes.h"
 #include "csrc/emulator/machine/grid.h"
@@ -189,7 +190,25 @@ void lower_call(Lowering& l) {
   for (const ptx::Operand& argument : l.operand(target + 1).parts) l.reads_list(draft, argument, 4);
 }
 
+/// fence.proxy.async has effects for the checker alone, unless it is for global memory only.
+void run_proxy_fence(Warp& w, const Op&) {
+  if (auto* const checker = w.cta->cluster->checker.get()) checker->fence_proxy(w);
+}
+
+void run_mbarrier_fence(Warp& w, const Op&) {
+  if (auto* const checker = w.cta->cluster->checker.get()) checker->fence_mbarrier_init(w);
+}
+
 void lower_nothing(Lowering& l) {
+  if (l.part(0) == "fence" && l.has("mbarrier_init")) {
+    l.emit(run_mbarrier_fence, OpClass::kFence);
+    return;
+  }
+  const bool async_proxy = l.has("proxy") && (l.has("async") || l.has("async::generic"));
+  if (l.part(0) == "fence" && async_proxy && !l.has("global")) {
+    l.emit(run_proxy_fence, OpClass::kFence);
+    return;
+  }
   l.emit(l.part(0) == "nanosleep" ? run_yield : no_operation,
          l.part(0) == "fence" || l.part(0) == "membar" ? OpClass::kFence : OpClass::kOther);
 }

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <utility>
 
+#include "csrc/emulator/check/checker.h"
 #include "csrc/emulator/isa/access.h"
 #include "csrc/emulator/isa/families.h"
 #include "csrc/emulator/isa/scalar.h"
@@ -34,9 +35,28 @@ SharedPlace shared_place(Cluster& cluster, uint64_t address) {
 struct Delivery {
   std::vector<SharedPlace> targets;
   std::vector<SharedPlace> barriers;
+  std::vector<uint32_t> numbers;  // the checker's, by target
+
+  /// Tells the checker of a copy of so many bytes; `source` is where they come from, if that is shared memory.
+  void tell(Warp& w, const Op& op, uint32_t bytes, const SharedPlace* source) {
+    check::Checker* const checker = w.cta->cluster->checker.get();
+    for (size_t i = 0; checker != nullptr && i < targets.size(); ++i) {
+      const SharedPlace &to = targets[i], &barrier = barriers[i];
+      numbers.push_back(
+          checker->copy_in(w, op, *to.cta, to.offset, bytes, *barrier.cta, barrier.offset));
+      if (source != nullptr) {
+        checker->copy_source(w, op, *source->cta, source->offset, bytes, *barrier.cta,
+                             barrier.offset, numbers.back());
+      }
+    }
+  }
 
   void signal(uint32_t bytes) const {
-    for (const SharedPlace& barrier : barriers) {
+    for (size_t i = 0; i < barriers.size(); ++i) {
+      const SharedPlace& barrier = barriers[i];
+      if (!numbers.empty()) {
+        barrier.cta->cluster->checker->copy_complete(*barrier.cta, barrier.offset, numbers[i]);
+      }
       mbarrier_complete(*barrier.cta, barrier.offset, static_cast<int32_t>(bytes));
     }
   }
@@ -46,7 +66,7 @@ struct Delivery {
 /// the barrier of one CTA of the pair for both.
 Delivery delivery(Cluster& cluster, uint64_t target, uint64_t barrier, int mask, bool pair) {
   const SharedPlace to = shared_place(cluster, target), signal = shared_place(cluster, barrier);
-  if (mask < 0) return {{to}, {signal}};
+  if (mask < 0) return {{to}, {signal}, {}};
   Delivery result;
   for (uint32_t rank = 0; rank < 16; ++rank) {
     if ((mask >> rank & 1) == 0) continue;
@@ -318,6 +338,7 @@ void run_tensor_load(Warp& w, const Op& op) {
     for (const SharedPlace& target : to.targets) check_box(map, target.offset);
     std::vector<int32_t> where = coordinates(w, op, form.rank, l);
     check_coordinates(load_problem(map, where.data()));
+    to.tell(w, op, box_extent(map), nullptr);
     submit(w, op, std::make_unique<TensorLoad>(cluster, map, std::move(where), std::move(to)));
   }
 }
@@ -333,6 +354,8 @@ void run_tensor_store(Warp& w, const Op& op) {
     check_box(map, from.offset);
     std::vector<int32_t> where = coordinates(w, op, form.rank, l);
     check_coordinates(store_problem(map, where.data()));
+    if (cluster.checker != nullptr)
+      cluster.checker->copy_out(w, op, *from.cta, from.offset, box_extent(map));
     auto store =
         std::make_unique<TensorStore>(w.bulk_groups[l].open, cluster, map, std::move(where), from);
     if (form.reduces) {
@@ -369,9 +392,12 @@ void run_bulk_copy(Warp& w, const Op& op) {
     const uint64_t global = from_global ? from : to;
     if (op.mode != kSharedToShared) cluster.grid->memory.check(global, bytes, &w.last_range);
     if (op.mode == kSharedToGlobal) {
-      auto store = std::make_unique<ByteStore>(w.bulk_groups[l].open, cluster,
-                                               reinterpret_cast<uint8_t*>(to),
-                                               shared_place(cluster, from).bytes(bytes), bytes);
+      const SharedPlace source = shared_place(cluster, from);
+      auto store =
+          std::make_unique<ByteStore>(w.bulk_groups[l].open, cluster,
+                                      reinterpret_cast<uint8_t*>(to), source.bytes(bytes), bytes);
+      if (cluster.checker != nullptr)
+        cluster.checker->copy_out(w, op, *source.cta, source.offset, bytes);
       if (form.reduces) store->reduce_as({true, form.type, form.op});
       submit(w, op, std::move(store));
       continue;
@@ -379,8 +405,10 @@ void run_bulk_copy(Warp& w, const Op& op) {
     const int mask = form.multicast ? static_cast<int>(list_value(w, op, 1, l) & 0xffff) : -1;
     Delivery target = delivery(cluster, to, value64(w, op, kC, l), mask, form.pair);
     for (const SharedPlace& place : target.targets) place.bytes(bytes);
-    const uint8_t* const source = from_global ? reinterpret_cast<const uint8_t*>(from)
-                                              : shared_place(cluster, from).bytes(bytes);
+    const SharedPlace shared = from_global ? SharedPlace{} : shared_place(cluster, from);
+    const uint8_t* const source =
+        from_global ? reinterpret_cast<const uint8_t*>(from) : shared.bytes(bytes);
+    target.tell(w, op, bytes, from_global ? nullptr : &shared);
     uint64_t* const counter = from_global ? &cluster.statistics.global_load_bytes
                                           : &cluster.statistics.cluster_copy_bytes;
     auto copy = std::make_unique<ByteCopy>(source, bytes, std::move(target), counter);
@@ -401,6 +429,7 @@ void run_store_async(Warp& w, const Op& op) {
       std::memcpy(&data[4 * k], &value, 4);
     }
     Delivery to = delivery(cluster, value64(w, op, kA, l), value64(w, op, kC, l), -1, false);
+    to.tell(w, op, static_cast<uint32_t>(data.size()), nullptr);
     auto copy = std::make_unique<ByteCopy>(std::move(data), std::move(to),
                                            &cluster.statistics.cluster_copy_bytes);
     if (form.reduces) copy->reduce_as(form.type, form.op);
@@ -411,6 +440,8 @@ void run_store_async(Warp& w, const Op& op) {
 void run_bulk_commit(Warp& w, const Op&) {
   for (uint32_t lanes = w.exec; lanes != 0; lanes &= lanes - 1) {
     CopyGroups& groups = w.bulk_groups[static_cast<uint32_t>(__builtin_ctz(lanes))];
+    if (auto* const checker = w.cta->cluster->checker.get())
+      groups.open->number = checker->bulk_time(w);
     groups.committed.push_back(std::exchange(groups.open, std::make_shared<CopyGroup>()));
   }
 }
@@ -434,7 +465,11 @@ std::string groups_text(const Warp&, const Op& op, uint32_t) {
 void run_bulk_wait(Warp& w, const Op& op) {
   for (uint32_t lanes = w.exec; lanes != 0; lanes &= lanes - 1) {
     CopyGroups& groups = w.bulk_groups[static_cast<uint32_t>(__builtin_ctz(lanes))];
-    if (!groups_done(groups, static_cast<size_t>(op.imm), op.mode != 0)) return w.block();
+    const auto keep = static_cast<size_t>(op.imm);
+    const size_t waited = groups.committed.size() > keep ? groups.committed.size() - keep : 0;
+    const uint32_t number = waited == 0 ? 0 : groups.committed[waited - 1]->number;
+    if (!groups_done(groups, keep, op.mode != 0)) return w.block();
+    if (auto* const checker = w.cta->cluster->checker.get()) checker->bulk_waited(w, number);
   }
 }
 

@@ -2,6 +2,7 @@
 #include <cstring>
 #include <utility>
 
+#include "csrc/emulator/check/checker.h"
 #include "csrc/emulator/isa/access.h"
 #include "csrc/emulator/isa/families.h"
 #include "csrc/emulator/machine/grid.h"
@@ -46,13 +47,18 @@ class ThreadCopy : public Operation {
 
 class ArriveAfterCopies : public Operation {
  public:
-  ArriveAfterCopies(Cta& cta, uint32_t offset) : cta_(cta), offset_(offset) {}
-  void write() override { mbarrier_arrive(cta_, offset_, 1, 0, false); }
+  ArriveAfterCopies(Cta& cta, uint32_t offset, check::Parcel parcel)
+      : cta_(cta), offset_(offset), parcel_(std::move(parcel)) {}
+  void write() override {
+    if (parcel_ != nullptr) cta_.cluster->checker->deliver(cta_, offset_, parcel_);
+    mbarrier_arrive(cta_, offset_, 1, 0, false);
+  }
   std::string name() const override { return "cp.async.mbarrier.arrive"; }
 
  private:
   Cta& cta_;
   uint32_t offset_;
+  check::Parcel parcel_;
 };
 
 void submit(Warp& w, const Op& op, std::unique_ptr<Operation> operation) {
@@ -74,6 +80,8 @@ void run_copy(Warp& w, const Op& op) {
                   ", got " + std::to_string(used));
     }
     uint8_t* const target = resolve(w, AccessSpace::kShared, to & 0xffffffffu, op.width, l);
+    if (auto* const checker = w.cta->cluster->checker.get())
+      checker->thread_copy(w, op, static_cast<uint32_t>(to), op.width);
     const uint8_t* const source =
         used == 0 ? nullptr : resolve(w, AccessSpace::kGlobal, from, op.width, l);
     submit(w, op,
@@ -82,8 +90,10 @@ void run_copy(Warp& w, const Op& op) {
 }
 
 void run_commit(Warp& w, const Op&) {
+  check::Checker* const checker = w.cta->cluster->checker.get();
   for (uint32_t lanes = w.exec; lanes != 0; lanes &= lanes - 1) {
     CopyGroups& groups = w.async_groups[static_cast<uint32_t>(__builtin_ctz(lanes))];
+    if (checker != nullptr) groups.open->number = checker->thread_copy_time(w);
     groups.committed.push_back(std::exchange(groups.open, std::make_shared<CopyGroup>()));
   }
 }
@@ -95,14 +105,18 @@ std::string copies_text(const Warp&, const Op& op, uint32_t) {
 
 /// mode: wait_all, which includes copies that are in no group yet.
 void run_wait(Warp& w, const Op& op) {
+  check::Checker* const checker = w.cta->cluster->checker.get();
   for (uint32_t lanes = w.exec; lanes != 0; lanes &= lanes - 1) {
     CopyGroups& groups = w.async_groups[static_cast<uint32_t>(__builtin_ctz(lanes))];
     if (op.mode != 0 && groups.open->pending != 0) return w.block();
     const size_t keep = op.mode != 0 ? 0 : static_cast<size_t>(op.imm);
     while (groups.committed.size() > keep) {
       if (groups.committed.front()->pending != 0) return w.block();
+      if (checker != nullptr) checker->thread_copies_waited(w, groups.committed.front()->number);
       groups.committed.pop_front();
     }
+    if (checker != nullptr && op.mode != 0)
+      checker->thread_copies_waited(w, checker->thread_copy_time(w));
   }
 }
 
@@ -114,7 +128,12 @@ void run_arrive(Warp& w, const Op& op) {
         static_cast<uint32_t>(w.source(op.r[kA])[l] + static_cast<uint64_t>(op.imm));
     Cta& cta = w.cta->cluster->cta_of_address(address);
     if (op.mode == 0) mbarrier_add_pending(cta, offset_of(address));
-    submit(w, op, std::make_unique<ArriveAfterCopies>(cta, offset_of(address)));
+    check::Parcel parcel;
+    if (auto* const checker = w.cta->cluster->checker.get()) {
+      checker->promise(w, op, cta, offset_of(address), false);
+      parcel = checker->thread_copies_parcel(w);
+    }
+    submit(w, op, std::make_unique<ArriveAfterCopies>(cta, offset_of(address), std::move(parcel)));
   }
 }
 
@@ -125,6 +144,13 @@ class TryCancel : public Operation {
  public:
   TryCancel(Cluster& cluster, uint32_t rank, uint32_t offset, uint32_t barrier, bool multicast)
       : cluster_(cluster), rank_(rank), offset_(offset), barrier_(barrier), multicast_(multicast) {}
+  void tell(Warp& w, const Op& op) {
+    numbers_.resize(cluster_.ctas.size());
+    for (Cta& cta : cluster_.ctas) {
+      if (!multicast_ && cta.rank != rank_) continue;
+      numbers_[cta.rank] = cluster_.checker->copy_in(w, op, cta, offset_, 16, cta, barrier_);
+    }
+  }
   void write() override {
     uint32_t answer[4] = {};
     if (const auto number = cluster_.grid->take_cluster()) {
@@ -135,6 +161,8 @@ class TryCancel : public Operation {
     for (Cta& cta : cluster_.ctas) {
       if (!multicast_ && cta.rank != rank_) continue;
       std::memcpy(cta.shared.at(offset_, 16), answer, 16);
+      if (cluster_.checker != nullptr)
+        cluster_.checker->copy_complete(cta, barrier_, numbers_[cta.rank]);
       mbarrier_complete(cta, barrier_, 16);
     }
   }
@@ -144,6 +172,7 @@ class TryCancel : public Operation {
   Cluster& cluster_;
   uint32_t rank_, offset_, barrier_;
   bool multicast_;
+  std::vector<uint32_t> numbers_;  // the checker's, by CTA
 };
 
 void run_try_cancel(Warp& w, const Op& op) {
@@ -157,6 +186,7 @@ void run_try_cancel(Warp& w, const Op& op) {
     auto request = std::make_unique<TryCancel>(cluster, cluster.cta_of_address(to).rank,
                                                offset_of(to), offset_of(barrier), op.mode != 0);
     request->line = op.line;
+    if (cluster.checker != nullptr) request->tell(w, op);
     cluster.agents.submit(std::move(request));
   }
 }

@@ -1,6 +1,7 @@
 // Matrices spread over the registers of a warp: ldmatrix, stmatrix, movmatrix, mma.sync.
 #include <cstring>
 
+#include "csrc/emulator/check/checker.h"
 #include "csrc/emulator/isa/access.h"
 #include "csrc/emulator/isa/families.h"
 #include "csrc/emulator/isa/scalar.h"
@@ -39,9 +40,16 @@ Matrix transposed(const Matrix& m) {
   return result;
 }
 
+/// Lanes that give addresses of rows.
+uint32_t row_lanes(const Op& op) {
+  return op.list_count == 4 ? kAllLanes : (1u << 8 * op.list_count) - 1;
+}
+
 /// Row r of matrix k lies at the address in lane 8k + r. mode: transposed.
 void run_ldmatrix(Warp& w, const Op& op) {
   if (!converged(w, kAllLanes)) return;
+  if (auto* const checker = w.cta->cluster->checker.get())
+    checker->access(w, op, row_lanes(op), 16, false);
   Matrix matrices[4];
   const bool check = w.cta->cluster->options->check_uninitialized;
   for (uint32_t k = 0; k < op.list_count; ++k) {
@@ -67,6 +75,8 @@ void run_ldmatrix(Warp& w, const Op& op) {
 
 void run_stmatrix(Warp& w, const Op& op) {
   if (!converged(w, kAllLanes)) return;
+  if (auto* const checker = w.cta->cluster->checker.get())
+    checker->access(w, op, row_lanes(op), 16, true);
   for (uint32_t k = 0; k < op.list_count; ++k) {
     Matrix m;
     from_lanes(w.source(w.code->lists[op.list + k]), &m);

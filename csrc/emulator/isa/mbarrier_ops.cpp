@@ -1,6 +1,7 @@
 // Instructions on mbarrier objects; the objects themselves are machine/mbarrier.h.
 #include <string>
 
+#include "csrc/emulator/check/checker.h"
 #include "csrc/emulator/isa/access.h"
 #include "csrc/emulator/isa/families.h"
 #include "csrc/emulator/machine/machine.h"
@@ -30,20 +31,35 @@ void each_lane(Warp& w, const Op& op, F body) {
 
 void run_init(Warp& w, const Op& op) {
   each_lane(w, op, [&](Cta& cta, uint32_t offset, uint32_t l) {
-    mbarrier_init(cta, offset, w.source(op.r[kB])[l], op.line);
+    const uint32_t count = w.source(op.r[kB])[l];
+    mbarrier_init(cta, offset, count, op.line);
+    if (auto* const checker = w.cta->cluster->checker.get())
+      checker->mbarrier_init(w, op, cta, offset, count);
   });
 }
 
 void run_inval(Warp& w, const Op& op) {
-  each_lane(w, op, [](Cta& cta, uint32_t offset, uint32_t) { mbarrier_invalidate(cta, offset); });
+  each_lane(w, op, [](Cta& cta, uint32_t offset, uint32_t) {
+    mbarrier_invalidate(cta, offset);
+    if (auto* const checker = cta.cluster->checker.get()) checker->mbarrier_inval(cta, offset);
+  });
 }
 
 enum : uint8_t { kExpectTx = 1, kDrop = 2, kToken = 4, kNoArrival = 8, kCompletes = 16 };
 
+check::Checker::Arrival arrival_kind(const Op& op) {
+  using Arrival = check::Checker::Arrival;
+  return (op.mode & kNoArrival) != 0  ? Arrival::kBytes
+         : (op.mode & kExpectTx) != 0 ? Arrival::kThreadWithBytes
+                                      : Arrival::kThread;
+}
+
 /// b: count or bytes.
 void run_arrive(Warp& w, const Op& op) {
+  check::Checker* const checker = w.cta->cluster->checker.get();
   each_lane(w, op, [&](Cta& cta, uint32_t offset, uint32_t l) {
     const uint32_t b = w.source(op.r[kB])[l];
+    if (checker != nullptr) checker->mbarrier_arrive(w, op, cta, offset, arrival_kind(op));
     if ((op.mode & kNoArrival) != 0) {
       const auto bytes = static_cast<int32_t>(b);
       return mbarrier_expect(cta, offset, (op.mode & kCompletes) != 0 ? -bytes : bytes);
@@ -56,6 +72,7 @@ void run_arrive(Warp& w, const Op& op) {
     w.target(op.r[kD])[l] = static_cast<uint32_t>(token);
     w.target(op.r[kD + 1])[l] = static_cast<uint32_t>(token >> 32);
   });
+  if (checker != nullptr) checker->arrived(w);
 }
 
 // ---- Waiting -----------------------------------------------------------------------------------------------
@@ -82,7 +99,10 @@ uint32_t passed_lanes(Warp& w, const Op& op) {
       throw Fault("mbarrier: only barriers of the own CTA can be waited for, got one of CTA " +
                   std::to_string(cta.rank));
     }
-    if (mbarrier_passed(cta, offset, awaited_parity(w, op, l))) passed |= 1u << l;
+    if (!mbarrier_passed(cta, offset, awaited_parity(w, op, l))) return;
+    passed |= 1u << l;
+    if (auto* const checker = cta.cluster->checker.get())
+      checker->mbarrier_waited(w, op, cta, offset);
   });
   return passed;
 }

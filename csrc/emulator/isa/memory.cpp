@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "csrc/emulator/check/checker.h"
 #include "csrc/emulator/isa/access.h"
 #include "csrc/emulator/isa/families.h"
 #include "csrc/emulator/isa/scalar.h"
@@ -110,6 +111,8 @@ void run_load(Warp& w, const Op& op) {
   const int count = op.list_count / planes;
   const size_t bytes = static_cast<size_t>(op.width) * static_cast<size_t>(count);
   const bool check = w.cta->cluster->options->check_uninitialized;
+  if (auto* const checker = w.cta->cluster->checker.get())
+    checker->access(w, op, w.exec, static_cast<uint32_t>(bytes), false);
   // All addresses come before any result: a result may overwrite the address register.
   uint64_t addresses[kWarpLanes];
   for (uint32_t l = 0; l < kWarpLanes; ++l) addresses[l] = lane_address(w, op, l, kA);
@@ -167,6 +170,8 @@ void run_store(Warp& w, const Op& op) {
   const int count = op.list_count / planes;
   const size_t bytes = static_cast<size_t>(op.width) * static_cast<size_t>(count);
   const PlaneRef* const list = w.code->lists.data() + op.list;
+  if (auto* const checker = w.cta->cluster->checker.get())
+    checker->access(w, op, w.exec, static_cast<uint32_t>(bytes), true);
   uint8_t values[64];
   bool changed = false;
   for (uint32_t lanes = w.exec; lanes != 0; lanes &= lanes - 1) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "csrc/emulator/check/checker.h"
 #include "csrc/emulator/isa/families.h"
 #include "csrc/emulator/machine/machine.h"
 
@@ -56,7 +57,12 @@ void run_alloc(Warp& w, const Op& op) {
   if (first == TensorMemory::kColumns) return w.block();
   const auto address =
       static_cast<uint32_t>(w.source(op.r[kA])[w.first_lane()] + static_cast<uint64_t>(op.imm));
-  std::memcpy(cta.cluster->cta_of_address(address).shared.at(offset_of(address), 4), &first, 4);
+  Cta& told = cta.cluster->cta_of_address(address);
+  std::memcpy(told.shared.at(offset_of(address), 4), &first, 4);
+  if (auto* const checker = cta.cluster->checker.get()) {
+    checker->write_shared(w, op, told, offset_of(address), 4);
+    checker->tensor_alloc(w, op, first, columns);
+  }
   if (cta.tmem.cells.empty())
     cta.tmem.cells.resize(size_t{TensorMemory::kColumns} * TensorMemory::kLanes);
   std::fill_n(cta.tmem.column(first), size_t{columns} * TensorMemory::kLanes, kPoison32);
@@ -76,6 +82,8 @@ void run_dealloc(Warp& w, const Op& op) {
     throw Fault("tcgen05.dealloc: no allocation of " + std::to_string(columns) +
                 " columns begins at column " + std::to_string(first));
   }
+  if (auto* const checker = cta.cluster->checker.get())
+    checker->tensor_dealloc(w, op, first, columns);
   list.erase(found);
   cta.cluster->notify();
 }
@@ -133,6 +141,14 @@ struct Access {
   uint32_t registers;
   uint32_t split;  // 16x32bx2: columns from the first half to the second
 };
+
+void tell_checker(Warp& w, const Op& op, const Access& a, bool writes) {
+  check::Checker* const checker = w.cta->cluster->checker.get();
+  if (checker == nullptr) return;
+  const auto groups = static_cast<uint8_t>((a.shape == Shape::k32x32b ? 3u : 1u) << a.lane / 16);
+  checker->tensor_access(w, op, a.column, columns_of(a.shape, a.registers, a.split), groups,
+                         writes);
+}
 
 /// The address must be the same in all lanes, within the warp's quarter of the lanes, and allocated.
 Access checked_access(Warp& w, uint32_t address, Shape shape, uint32_t registers, uint32_t split) {
@@ -235,6 +251,7 @@ void run_ld(Warp& w, const Op& op) {
   const auto shape = static_cast<Shape>(op.mode);
   const uint32_t address = uniform_address(w, op);
   const Access access = checked_access(w, address, shape, op.list_count, op.extra);
+  tell_checker(w, op, access, false);
   const PlaneRef* const list = w.code->lists.data() + op.list;
   if (w.cta->cluster->options->policy == Policy::kEager && w.exec == kAllLanes) {
     for (uint32_t r = 0; r < op.list_count; ++r) read_plane(w, access, r, w.target(list[r]));
@@ -262,6 +279,7 @@ void run_st(Warp& w, const Op& op) {
   const uint32_t address = uniform_address(w, op);
   const Access access =
       checked_access(w, address, static_cast<Shape>(op.mode), op.list_count, op.extra);
+  tell_checker(w, op, access, true);
   PendingStore store{op.line, {}, address, op.mode, op.extra};
   if (happens_now(w)) {
     for (uint32_t r = 0; r < op.list_count; ++r) {
@@ -304,11 +322,26 @@ void finish_stores(Warp& w) {
 }
 
 void run_wait_ld(Warp& w, const Op&) {
-  if (converged(w, kAllLanes)) finish_loads(w);
+  if (!converged(w, kAllLanes)) return;
+  finish_loads(w);
+  if (auto* const checker = w.cta->cluster->checker.get()) checker->tensor_loads_waited(w);
 }
 
 void run_wait_st(Warp& w, const Op&) {
-  if (converged(w, kAllLanes)) finish_stores(w);
+  if (!converged(w, kAllLanes)) return;
+  finish_stores(w);
+  if (auto* const checker = w.cta->cluster->checker.get()) checker->tensor_stores_waited(w);
+}
+
+/// mode: before_thread_sync.
+void run_fence(Warp& w, const Op& op) {
+  check::Checker* const checker = w.cta->cluster->checker.get();
+  if (checker == nullptr) return;
+  if (op.mode != 0) {
+    checker->tensor_fence_before(w);
+  } else {
+    checker->tensor_fence_after(w);
+  }
 }
 
 // ---- Lowering ----------------------------------------------------------------------------------------------
@@ -348,6 +381,7 @@ void lower_access(Lowering& l, bool load) {
 
 void run_after_loads(Warp& w, const Op& op) {
   finish_loads(w);
+  if (auto* const checker = w.cta->cluster->checker.get()) checker->tensor_loads_used(w);
   const auto pc = static_cast<uint32_t>(&op - w.code->ops.data());
   w.code->handlers_after_loads.at(pc)(w, op);
 }
@@ -380,7 +414,7 @@ void lower_tcgen05(Lowering& l) {
   } else if (action == "wait::st") {
     l.emit(run_wait_st, OpClass::kTmem);
   } else if (action == "fence::before_thread_sync" || action == "fence::after_thread_sync") {
-    l.emit(no_operation, OpClass::kFence);
+    l.emit(run_fence, OpClass::kFence).op.mode = action == "fence::before_thread_sync";
   } else {
     lower_tensor_pipe(l);
   }

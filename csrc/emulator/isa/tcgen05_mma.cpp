@@ -3,6 +3,7 @@
 #include <array>
 #include <utility>
 
+#include "csrc/emulator/check/checker.h"
 #include "csrc/emulator/isa/families.h"
 #include "csrc/emulator/isa/tcgen05.h"
 #include "csrc/emulator/machine/mbarrier.h"
@@ -76,6 +77,31 @@ class Mma : public Operation {
   }
   std::string name() const override { return "tcgen05.mma"; }
 
+  /// Before it is submitted: which memory it works on.
+  void tell_checker(Warp& w, const Op& op) {
+    check::MmaOperands operands;
+    std::array<std::array<uint32_t, kMostUnits>, 4> units;
+    for (int c = 0; c < group_; ++c) {
+      const Step& step = steps_[0];
+      if (step.a_in_tmem) {
+        operands.a.push_back({&cta(c), static_cast<uint32_t>(step.a & 0xffff), kK / 2,
+                              lane_groups(static_cast<uint32_t>(step.a) >> 16 & 0xff, rows())});
+      } else {
+        tell_shared(c, {DescriptorKind::kUmma, step.a, i_.a_major, i_.a_type, rows()},
+                    units[static_cast<size_t>(2 * c)], &operands);
+      }
+      tell_shared(c, {DescriptorKind::kUmma, step.b, i_.b_major, i_.b_type, i_.n / group_},
+                  units[static_cast<size_t>(2 * c + 1)], &operands);
+      const bool halves = group_ == 2 && rows() == 64;
+      operands.d.push_back({&cta(c), d_ & 0xffff, static_cast<uint32_t>(halves ? i_.n / 2 : i_.n),
+                            halves ? uint8_t{0xff} : lane_groups(d_ >> 16, rows())});
+    }
+    operands.reads_d = accumulate_;
+    operands.shape = uint64_t{d_} << 32 | static_cast<uint64_t>(i_.m) << 12 |
+                     static_cast<uint64_t>(i_.n) << 2 | static_cast<uint64_t>(group_);
+    cluster_.checker->mma(w, op, operands);
+  }
+
   /// Steps that accumulate into the same place are one longer product: the sums are the same, and D is
   /// read and written once.
   bool absorb(Operation& next_operation) override {
@@ -124,6 +150,19 @@ class Mma : public Operation {
   /// Rows of A and D that one CTA holds.
   int rows() const { return i_.m / group_; }
   Cta& cta(int c) const { return cluster_.ctas[leader_ + static_cast<uint32_t>(c)]; }
+
+  /// Which groups of sixteen lanes the rows of one CTA lie in, see read_a_from_tmem and multiply_cta.
+  uint8_t lane_groups(uint32_t lane, int rows) const {
+    const uint32_t groups = rows == 64 && group_ == 1 ? 0x55u : (1u << rows / 16) - 1;
+    return static_cast<uint8_t>(groups << lane / 16);
+  }
+
+  void tell_shared(int c, const SharedOperand& operand, std::array<uint32_t, kMostUnits>& units,
+                   check::MmaOperands* operands) {
+    if (!descriptor_problem(operand, cta(c).shared.end()).empty())
+      return;  // faults when it is read
+    operands->shared.push_back({&cta(c), units.data(), operand_units(operand, units.data())});
+  }
 
   std::vector<float> take_buffer(size_t size) {
     std::vector<float> buffer;
@@ -273,15 +312,19 @@ class Mma : public Operation {
 /// Arrives when all that was issued before it into the pipe is done.
 class Commit : public Operation {
  public:
-  explicit Commit(std::vector<std::pair<Cta*, uint32_t>> barriers)
-      : barriers_(std::move(barriers)) {}
+  Commit(std::vector<std::pair<Cta*, uint32_t>> barriers, check::Parcel parcel)
+      : barriers_(std::move(barriers)), parcel_(std::move(parcel)) {}
   void write() override {
-    for (const auto& [cta, offset] : barriers_) mbarrier_arrive(*cta, offset, 1, 0, false);
+    for (const auto& [cta, offset] : barriers_) {
+      if (parcel_ != nullptr) cta->cluster->checker->deliver(*cta, offset, parcel_);
+      mbarrier_arrive(*cta, offset, 1, 0, false);
+    }
   }
   std::string name() const override { return "tcgen05.commit"; }
 
  private:
   std::vector<std::pair<Cta*, uint32_t>> barriers_;
+  check::Parcel parcel_;
 };
 
 /// One thread issues for the CTA, or the leader's for the pair.
@@ -321,6 +364,7 @@ void run_mma(Warp& w, const Op& op) {
   mma->add({a_in_tmem, value(w, op, kA, lane) + static_cast<uint64_t>(a_in_tmem ? op.imm : 0),
             value(w, op, kB, lane)});
   mma->line = op.line;
+  if (cta.cluster->checker != nullptr) mma->tell_checker(w, op);
   cta.cluster->agents.submit(std::move(mma), static_cast<int>(cta.rank));
 }
 
@@ -340,7 +384,12 @@ void run_commit(Warp& w, const Op& op) {
       if ((mask >> rank & 1) != 0) barriers.emplace_back(&cluster.ctas[rank], offset_of(address));
     }
   }
-  auto commit = std::make_unique<Commit>(std::move(barriers));
+  check::Parcel parcel;
+  if (cluster.checker != nullptr) {
+    for (const auto& [cta, offset] : barriers) cluster.checker->promise(w, op, *cta, offset, true);
+    parcel = cluster.checker->commit(w);
+  }
+  auto commit = std::make_unique<Commit>(std::move(barriers), std::move(parcel));
   commit->line = op.line;
   cluster.agents.submit(std::move(commit), static_cast<int>(w.cta->rank));
 }

@@ -7,6 +7,7 @@
 #include <cctype>
 #include <cstring>
 
+#include "csrc/emulator/check/checker.h"
 #include "csrc/emulator/isa/families.h"
 #include "csrc/emulator/machine/machine.h"
 #include "csrc/emulator/tensor/tensor_core.h"
@@ -50,6 +51,13 @@ void check_operand(Warp& w, const SharedOperand& operand) {
   }
 }
 
+void tell_checker(Warp& w, const Op& op, const SharedOperand& operand) {
+  check::Checker* const checker = w.cta->cluster->checker.get();
+  if (checker == nullptr) return;
+  uint32_t units[kMostUnits];
+  checker->wgmma(w, op, units, operand_units(operand, units));
+}
+
 void remember(Warp& w, PendingWgmma& pending, const SharedOperand& operand) {
   PendingWgmma::Operand copy{operand.descriptor,
                              operand.rows,
@@ -73,6 +81,7 @@ void read_a(Warp& w, const Op& op, PendingWgmma& pending, float* to) {
     const uint64_t descriptor = uint64_t{w.source(op.r[kA + 1])[0]} << 32 | w.source(op.r[kA])[0];
     const SharedOperand operand = operand_of(descriptor, (op.mode & kAMajorMN) != 0, bf16, kRows);
     check_operand(w, operand);
+    tell_checker(w, op, operand);
     float all[kK * kRows];
     read_operand(operand, w.cta->shared.base(), all, kRows);
     const uint32_t first = w.index % 4 * kWarpRows;
@@ -97,6 +106,7 @@ void run_mma(Warp& w, const Op& op) {
   const SharedOperand operand =
       operand_of(descriptor, (op.mode & kBMajorMN) != 0, (op.mode & kBf16) != 0, n);
   check_operand(w, operand);
+  tell_checker(w, op, operand);
   read_operand(operand, w.cta->shared.base(), b, static_cast<size_t>(n));
   if ((op.mode & kNegateB) != 0) {
     for (int i = 0; i < kK * n; ++i) b[i] = -b[i];
@@ -120,6 +130,7 @@ void run_commit(Warp& w, const Op&) {
   w.wgmma_groups.push_back(std::move(w.wgmma_open));
   w.wgmma_open.clear();
   ++w.wgmma_commits;
+  if (auto* const checker = w.cta->cluster->checker.get()) checker->wgmma_commit(w);
   w.cta->cluster->notify();
 }
 
@@ -155,6 +166,7 @@ void run_wait(Warp& w, const Op& op) {
   for (size_t i = first; i < end; ++i) {
     if (warps[i].wgmma_commits < complete) return w.block();
   }
+  if (auto* const checker = w.cta->cluster->checker.get()) checker->wgmma_waited(w, complete);
   for (size_t i = first; i < end; ++i) {
     auto& groups = warps[i].wgmma_groups;
     while (!groups.empty() && warps[i].wgmma_commits - groups.size() < complete) {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "csrc/emulator/check/checker.h"
 #include "csrc/emulator/machine/grid.h"
 #include "csrc/emulator/machine/machine.h"
 #include "csrc/emulator/machine/mbarrier.h"
@@ -122,17 +123,6 @@ std::string block_text(const Cta& cta) {
          std::to_string(cta.index[2]) + ")";
 }
 
-std::string place_text(const Code& code, uint32_t pc) {
-  if (pc >= code.kernel->instructions.size()) return "the end of the kernel";
-  const ptx::Place& place = code.kernel->instructions[pc].place;
-  std::string text = "line " + std::to_string(place.line);
-  if (place.source_line != 0 && place.source_file < code.module->files.size()) {
-    text += " (" + code.module->files[place.source_file] + ":" + std::to_string(place.source_line) +
-            ")";
-  }
-  return text + ": " + std::string(code.module->line(place.line));
-}
-
 std::string fragment_text(const Warp& w, const Fragment& f) {
   std::string text = "  " + block_text(*w.cta) + " warp " + std::to_string(w.index) + ", " +
                      lanes_text(f.mask) + ": " + place_text(*w.code, f.pc);
@@ -145,11 +135,25 @@ std::string fragment_text(const Warp& w, const Fragment& f) {
 
 }  // namespace
 
+std::string place_text(const Code& code, uint32_t pc) {
+  if (pc >= code.kernel->instructions.size()) return "the end of the kernel";
+  const ptx::Place& place = code.kernel->instructions[pc].place;
+  std::string text = "line " + std::to_string(place.line);
+  if (place.source_line != 0 && place.source_file < code.module->files.size()) {
+    text += " (" + code.module->files[place.source_file] + ":" + std::to_string(place.source_line) +
+            ")";
+  }
+  return text + ": " + std::string(code.module->line(place.line));
+}
+
 std::string where_text(const Warp& w) {
   const uint32_t pc = w.pc == 0 ? 0 : w.pc - 1;
   return "\n  at " + place_text(*w.code, pc) + "\n  in kernel " + w.code->info.name + ", " +
          block_text(*w.cta) + ", warp " + std::to_string(w.index) + ", " + lanes_text(w.exec);
 }
+
+Cluster::Cluster() = default;
+Cluster::~Cluster() = default;
 
 Cta& Cluster::cta_of_address(uint32_t shared_address) {
   const uint32_t rank = rank_of(shared_address);
@@ -184,6 +188,7 @@ void start_cluster(Cluster& cluster) {
   cluster.agents.reset(options.policy, mix(options.seed + 1) ^ mix(cluster.number));
   cluster.ctas.resize(grid.launch.cluster.count());
   for (uint32_t rank = 0; rank < cluster.ctas.size(); ++rank) start_cta(cluster, rank);
+  if (options.check != Check::kOff) cluster.checker = std::make_unique<check::Checker>(cluster);
 }
 
 std::string waiting_report(const Cluster& cluster) {

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <thread>
 
+#include "csrc/emulator/check/checker.h"
 #include "csrc/emulator/machine/mbarrier.h"
 
 namespace fa4::emulator {
@@ -158,6 +159,7 @@ std::unique_ptr<Cluster> Grid::start(uint64_t number) {
 }
 
 void Grid::finish(Cluster& cluster) {
+  if (cluster.checker != nullptr) cluster.checker->finish();
   for (Cta& cta : cluster.ctas) check_mbarriers_settled(cta);
   for (const Cta& cta : cluster.ctas) {
     if (cta.tmem.allocations.empty()) continue;

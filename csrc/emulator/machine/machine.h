@@ -26,6 +26,10 @@
 
 namespace fa4::emulator {
 
+namespace check {
+class Checker;
+}
+
 struct Cluster;
 struct Cta;
 class Grid;
@@ -57,6 +61,7 @@ enum class Outcome : uint8_t {
 struct CopyGroup {
   uint32_t pending = 0;  // copies that are not done
   uint32_t unread = 0;   // ... that have not read their source
+  uint32_t number = 0;   // of its last copy, by the checker's count
 };
 
 struct CopyGroups {
@@ -164,6 +169,9 @@ struct ClusterBarrier {
 };
 
 struct Cluster {
+  Cluster();
+  ~Cluster();
+
   Grid* grid = nullptr;
   const Options* options = nullptr;
   uint64_t number = 0;  // in the grid
@@ -182,6 +190,7 @@ struct Cluster {
   uint64_t event_step = 0;         // steps when events was last seen to change
   uint64_t seen_progress = 0;      // of the grid, likewise
   Statistics statistics;
+  std::unique_ptr<check::Checker> checker;  // null unless Options::check is on
 
   Cta& cta_of_address(uint32_t shared_address);
   void notify() { ++events; }

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "csrc/emulator/check/checker.h"
+#include "csrc/emulator/machine/grid.h"
 #include "csrc/emulator/machine/machine.h"
 
 namespace fa4::emulator {
@@ -49,6 +51,7 @@ void store(Cta& cta, uint32_t offset, MbarrierState state) {
     state.phase = !state.phase;
     state.pending = state.expected;
     cta.cluster->notify();
+    if (auto* const checker = cta.cluster->checker.get()) checker->phase_complete(cta, offset);
   }
   const uint64_t word = pack(state);
   std::memcpy(object(cta, offset), &word, 8);
@@ -124,9 +127,9 @@ uint32_t token_pending(uint64_t token) {
 
 std::string mbarrier_text(Cta& cta, uint32_t offset) {
   const auto found = cta.mbarriers.find(offset);
-  const auto& names = cta.cluster->options->barrier_names;
-  const auto name = names.find(offset);
-  std::string text = "mbarrier " + hex(offset) + (name == names.end() ? "" : " " + name->second);
+  const std::string name =
+      check::barrier_name(*cta.cluster->options, cta.cluster->grid->code, offset);
+  std::string text = "mbarrier " + hex(offset) + (name.empty() ? "" : " " + name);
   if (found == cta.mbarriers.end()) return text + " (not initialised)";
   const MbarrierState state = mbarrier_state(cta, offset);
   return text + " (init in line " + std::to_string(found->second.line) + "): phase " +

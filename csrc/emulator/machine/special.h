@@ -19,6 +19,9 @@ uint64_t fill_value(const Warp& warp, const Fill& fill, uint32_t lane);
 /// Lines for error messages: instruction, kernel, block, warp and lanes.
 std::string where_text(const Warp& warp);
 
+/// "line 12 (file.cu:34): text of the line"
+std::string place_text(const Code& code, uint32_t pc);
+
 /// Whether a warp can still run: it spins on memory or a test.
 bool polling(const Cluster& cluster);
 

@@ -5,6 +5,7 @@
 // or that spins, lets the others go on.
 #include <algorithm>
 
+#include "csrc/emulator/check/checker.h"
 #include "csrc/emulator/machine/machine.h"
 
 namespace fa4::emulator {
@@ -103,6 +104,7 @@ bool handle_outcome(Warp& w) {
         static_cast<uint32_t>(__builtin_popcount(w.exec & w.cluster_arrived));
     w.cluster_arrived &= ~w.exec;
     if (w.live == 0) finish_tensor_memory_accesses(w);
+    if (w.live == 0 && cluster.checker != nullptr) cluster.checker->warp_exits(w);
     cluster.notify();
     retry_converging(w);
     return w.current.mask != 0 || choose_fragment(w);

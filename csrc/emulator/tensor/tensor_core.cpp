@@ -175,6 +175,15 @@ std::string descriptor_problem(const SharedOperand& operand, size_t shared_bytes
   return {};
 }
 
+uint32_t operand_units(const SharedOperand& operand, uint32_t* units) {
+  OperandUnits located;
+  locate(operand, &located);
+  const auto count = static_cast<uint32_t>(16 * located.groups);
+  static_assert(kMostUnits == sizeof(located.unit) / sizeof(*located.unit));
+  std::copy_n(located.unit, count, units);
+  return count;
+}
+
 bool find_element(const SharedOperand& operand, const uint8_t* shared, uint16_t pattern,
                   uint32_t* offset) {
   OperandUnits units;

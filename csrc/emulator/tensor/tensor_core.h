@@ -30,6 +30,11 @@ struct SharedOperand {
 /// offset, an operand that ends beyond shared_bytes.
 std::string descriptor_problem(const SharedOperand& operand, size_t shared_bytes);
 
+/// Shared-memory offsets of the units of 16 bytes that the operand consists of, and how many they are.
+/// The descriptor is one that descriptor_problem accepts.
+constexpr uint32_t kMostUnits = 512;
+uint32_t operand_units(const SharedOperand& operand, uint32_t* units);
+
 /// Whether the operand holds the 16-bit element `pattern` (the poison of memory that was never
 /// written), and the byte offset of the first one.
 bool find_element(const SharedOperand& operand, const uint8_t* shared, uint16_t pattern,

@@ -1,0 +1,141 @@
+// Where parties hand over: mbarriers, barriers of the CTA and of the cluster.
+#include <utility>
+
+#include "csrc/emulator/check/checker.h"
+
+namespace fa4::emulator::check {
+
+// ---- mbarriers ------------------------------------------------------------------------------------
+
+Checker::Mbarrier* Checker::find(Cta& cta, uint32_t offset) {
+  auto& all = state(cta).mbarriers;
+  const auto found = all.find(offset);
+  return found == all.end() ? nullptr : &found->second;
+}
+
+void Checker::mbarrier_init(Warp& w, const Op& op, Cta& cta, uint32_t offset, uint32_t count) {
+  Party& p = party(w);
+  Mbarrier& b = state(cta).mbarriers[offset];
+  const uint32_t agent = b.agent, copies = b.copies;
+  b = Mbarrier{};
+  b.agent = agent;  // copies of a barrier that was here before keep their numbers
+  b.copies = copies;
+  b.init = {p.index, pc_of(w, op), time(p)};
+  b.plan = plan_place(offset);
+  p.unfenced.emplace_back(cta.rank, offset);
+  check_planned_init(w, op, offset, b, count);
+}
+
+void Checker::mbarrier_inval(Cta& cta, uint32_t offset) {
+  state(cta).mbarriers.erase(offset);
+}
+
+/// The init must come before every use. Copies, commits and other CTAs see it behind a fence only.
+void Checker::check_ready(Warp& w, const Op& op, Cta& cta, uint32_t offset, Mbarrier& b,
+                          bool async) {
+  const Party& p = party(w);
+  const auto text = [&](const std::string& lacks) {
+    return warp_text(p) + ", " + line_text(pc_of(w, op)) + ", uses " + name_of(cta.rank, offset) +
+           ", which " + warp_text(party_of(b.init)) + " initialises in " + line_text(b.init.pc()) +
+           ": " + lacks + quote("the init", b.init.pc());
+  };
+  const std::string key = std::to_string(op.line) + " " + std::to_string(b.init.pc());
+  if (!p.seen.knows(b.init))
+    found("init " + key, text("no barrier orders the init before the use"));
+  if ((async || cta.rank != w.cta->rank) && !b.fenced) {
+    found("fence " + key, text(std::string("no fence.mbarrier_init follows the init, before ") +
+                               (async ? "the asynchronous proxy" : "another CTA") + " may use it"));
+  }
+}
+
+void Checker::mbarrier_arrive(Warp& w, const Op& op, Cta& cta, uint32_t offset, Arrival kind) {
+  Mbarrier* const b = find(cta, offset);
+  if (b == nullptr) return;  // the arrival itself faults
+  check_ready(w, op, cta, offset, *b, false);
+  check_planned_signal(w, op, *b, offset, Plan::Done::kThreads, kind);
+  if (kind != Arrival::kThread) b->bytes_announced = true;
+  Party& p = party(w);
+  if (cta.rank != w.cta->rank) use(cta, {p.index, pc_of(w, op), time(p)}, w, op);
+  if (kind == Arrival::kBytes) return;
+  if (b->teller == p.index && b->told_at == time(p)) return;
+  tell(p, &b->arriving);
+  b->teller = p.index;
+  b->told_at = time(p);
+}
+
+void Checker::arrived(Warp& w) {
+  tick(party(w));
+}
+
+void Checker::mbarrier_waited(Warp& w, const Op& op, Cta& cta, uint32_t offset) {
+  Mbarrier* const b = find(cta, offset);
+  if (b == nullptr) return;
+  check_ready(w, op, cta, offset, *b, false);
+  check_planned_wait(w, op, *b, offset);
+  hear(party(w), b->done);
+}
+
+void Checker::promise(Warp& w, const Op& op, Cta& cta, uint32_t offset, bool commit) {
+  Mbarrier* const b = find(cta, offset);
+  if (b == nullptr) return;
+  check_ready(w, op, cta, offset, *b, true);
+  const Party& p = party(w);
+  if (!commit) return;
+  check_planned_signal(w, op, *b, offset, Plan::Done::kCommit, Arrival::kThread);
+  if (cta.rank != w.cta->rank) use(cta, {agent(kMmas, p), pc_of(w, op), p.mmas}, w, op);
+}
+
+void Checker::deliver(Cta& cta, uint32_t offset, const Parcel& parcel) {
+  Mbarrier* const b = find(cta, offset);
+  if (b == nullptr || parcel == nullptr) return;
+  b->arriving.join(*parcel);
+  b->teller = UINT32_MAX;
+}
+
+void Checker::phase_complete(Cta& cta, uint32_t offset) {
+  Mbarrier* const b = find(cta, offset);
+  if (b == nullptr) return;
+  b->done.join(b->arriving);
+  b->arriving.clear();
+  b->teller = UINT32_MAX;
+  b->bytes_announced = false;
+}
+
+// ---- Barriers of the CTA --------------------------------------------------------------------------
+
+void Checker::barrier_arrive(Warp& w, uint32_t id) {
+  Party& p = party(w);
+  tell(p, &state(*w.cta).barriers[id].arriving);
+  tick(p);
+}
+
+void Checker::barrier_complete(Cta& cta, uint32_t id) {
+  Meeting& meeting = state(cta).barriers[id];
+  meeting.done = std::move(meeting.arriving);
+  meeting.arriving.clear();
+}
+
+void Checker::barrier_passed(Warp& w, uint32_t id) {
+  hear(party(w), state(*w.cta).barriers[id].done);
+}
+
+// ---- The barrier of the cluster -------------------------------------------------------------------
+
+void Checker::cluster_arrive(Warp& w, bool relaxed) {
+  if (relaxed) return;
+  Party& p = party(w);
+  fence_mbarrier_init(w);
+  tell(p, &cluster_barrier_.arriving);
+  tick(p);
+}
+
+void Checker::cluster_complete() {
+  cluster_barrier_.done = std::move(cluster_barrier_.arriving);
+  cluster_barrier_.arriving.clear();
+}
+
+void Checker::cluster_passed(Warp& w) {
+  hear(party(w), cluster_barrier_.done);
+}
+
+}  // namespace fa4::emulator::check

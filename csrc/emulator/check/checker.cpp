@@ -1,0 +1,126 @@
+#include "csrc/emulator/check/checker.h"
+
+#include <algorithm>
+
+#include "csrc/emulator/machine/grid.h"
+
+namespace fa4::emulator::check {
+
+Checker::Checker(Cluster& cluster)
+    : cluster_(cluster),
+      code_(cluster.grid->code),
+      strict_(cluster.options->check == Check::kStrict),
+      warps_(static_cast<uint32_t>(cluster.ctas[0].warps.size())),
+      facts_(code_.ops.size()) {
+  parties_.resize(warps_ * cluster.ctas.size());
+  for (Cta& cta : cluster.ctas) {
+    ctas_.emplace_back(cta.shared.end());
+    ctas_.back().live_warps = warps_;
+    for (Warp& w : cta.warps) {
+      Party& p = party(w);
+      p.warp = &w;
+      p.index = cta.rank * warps_ + w.index;
+      p.seen.raise(p.index, 1);
+    }
+  }
+  load_plan();
+}
+
+/// Joins what a party may pass on. The party's time goes on with tick, so that later accesses are not
+/// taken for earlier ones.
+void Checker::tell(Party& p, Knowledge* to) {
+  to->seen.join(p.seen);
+  to->proxied.join(p.proxied);
+  to->tensor.join(strict_ ? p.tensor_told : p.tensor);
+}
+
+void Checker::hear(Party& p, const Knowledge& from) {
+  p.seen.join(from.seen);
+  p.proxied.join(from.proxied);
+  if (!strict_) return p.tensor.join(from.tensor);
+  p.tensor_heard.join(from.tensor);
+  p.tensor_told.join(from.tensor);
+}
+
+// ---- Fences ---------------------------------------------------------------------------------------
+
+void Checker::fence_proxy(Warp& w) {
+  Party& p = party(w);
+  p.proxied.join(p.seen);
+  tick(p);
+  fence_mbarrier_init(w);  // it is the stronger of the two
+}
+
+void Checker::fence_mbarrier_init(Warp& w) {
+  Party& p = party(w);
+  for (const auto& [rank, offset] : p.unfenced) {
+    const auto found = ctas_[rank].mbarriers.find(offset);
+    if (found != ctas_[rank].mbarriers.end()) found->second.fenced = true;
+  }
+  p.unfenced.clear();
+}
+
+// ---- The end of a CTA -----------------------------------------------------------------------------
+
+/// An operation needs the CTA's shared memory until it is complete.
+void Checker::use(Cta& cta, Epoch epoch, const Warp& w, const Op& op) {
+  CtaState& s = state(cta);
+  if (s.exited) {
+    found("exit " + std::to_string(op.line),
+          "CTA " + std::to_string(cta.rank) + " has exited, " + warp_text(party(w)) +
+              " still uses its shared memory in " + line_text(pc_of(w, op)) +
+              ": no cluster barrier keeps it alive");
+  }
+  if (s.users.size() <= epoch.agent()) s.users.resize(epoch.agent() + 1);
+  s.users[epoch.agent()] = epoch;
+}
+
+void Checker::warp_exits(Warp& w) {
+  CtaState& s = state(*w.cta);
+  s.exit.join(party(w).seen);
+  if (--s.live_warps != 0) return;
+  s.exited = true;
+  for (const Epoch user : s.users) {
+    if (user.none() || s.exit.knows(user)) continue;
+    const bool remote =
+        user.agent() < kKinds * parties_.size() && party_of(user).warp->cta->rank != w.cta->rank;
+    found("exit " + std::to_string(user.pc()),
+          "CTA " + std::to_string(w.cta->rank) + " exits while " + actor(user, false) + ", " +
+              line_text(user.pc()) + ", may still use its shared memory: none of its warps " +
+              (remote ? "has waited for that CTA (a cluster barrier)"
+                      : "has waited until it is complete") +
+              quote("the use", user.pc()));
+  }
+}
+
+void Checker::finish() {
+  if (findings_.empty()) return;
+  std::string text = findings_[0];
+  for (size_t i = 1; i < findings_.size(); ++i) text += "\n" + findings_[i];
+  findings_.clear();
+  throw Fault(text);
+}
+
+// ---- Instructions ---------------------------------------------------------------------------------
+
+uint8_t Checker::facts(uint32_t pc) {
+  uint8_t& facts = facts_[pc];
+  if (facts != 0) return facts;
+  facts = kLooked;
+  if (pc >= code_.kernel->instructions.size()) return facts;
+  const auto& parts = code_.kernel->instructions[pc].parts;
+  const auto has = [&parts](std::string_view part) {
+    return std::find(parts.begin(), parts.end(), part) != parts.end();
+  };
+  const bool atomic = parts[0] == "atom" || parts[0] == "red";
+  const bool flag =
+      has("volatile") || has("relaxed") || has("acquire") || has("release") || has("acq_rel");
+  if (atomic || flag) facts |= kSynchronizes;
+  if (atomic || (flag && parts[0] == "ld")) facts |= kAcquires;
+  if (atomic || (flag && parts[0] == "st")) facts |= kReleases;
+  if (parts[0] == "tcgen05" && parts[1] == "alloc") facts |= kAllocates;
+  if (code_.ops[pc].width != 0 && code_.ops[pc].width < 4) facts |= kNarrow;
+  return facts;
+}
+
+}  // namespace fa4::emulator::check
