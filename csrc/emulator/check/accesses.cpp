@@ -197,34 +197,38 @@ void Checker::copy_complete(Cta& barrier_cta, uint32_t barrier, uint32_t number)
 void Checker::copy_out(Warp& w, const Op& op, Cta& from, uint32_t offset, uint32_t bytes) {
   Access x = ordinary(w, op, false);
   x.async = true;
-  x.epoch = {agent(kBulkCopies, *x.by), pc_of(w, op), ++x.by->bulk_copies};
+  x.epoch = {agent(kBulkCopies, *x.by), pc_of(w, op), 
+             x.by->queues[kBulkCopies].issue(time(*x.by))};
   use(from, x.epoch, w, op);
   over_shared(x, from, offset, bytes);
 }
 
-uint32_t Checker::bulk_time(Warp& w) {
-  return party(w).bulk_copies;
+uint32_t Checker::last_bulk_copy(Warp& w) {
+  return party(w).queues[kBulkCopies].last();
 }
 
-void Checker::bulk_waited(Warp& w, uint32_t time) {
+void Checker::bulk_waited(Warp& w, uint32_t number) {
   Party& p = party(w);
-  p.seen.raise(agent(kBulkCopies, p), time);
+  p.seen.raise(agent(kBulkCopies, p), number);
+  p.queues[kBulkCopies].wait(number, time(p));
 }
 
 void Checker::thread_copy(Warp& w, const Op& op, uint32_t address, uint32_t bytes) {
   if (rank_of(address) >= ctas_.size()) return;
   Access x = ordinary(w, op, true);
-  x.epoch = {agent(kThreadCopies, *x.by), pc_of(w, op), ++x.by->thread_copies};
+  x.epoch = {agent(kThreadCopies, *x.by), pc_of(w, op), 
+             x.by->queues[kThreadCopies].issue(time(*x.by))};
   over_shared(x, cluster_.ctas[rank_of(address)], offset_of(address), bytes);
 }
 
-uint32_t Checker::thread_copy_time(Warp& w) {
-  return party(w).thread_copies;
+uint32_t Checker::last_thread_copy(Warp& w) {
+  return party(w).queues[kThreadCopies].last();
 }
 
-void Checker::thread_copies_waited(Warp& w, uint32_t time) {
+void Checker::thread_copies_waited(Warp& w, uint32_t number) {
   Party& p = party(w);
-  p.seen.raise(agent(kThreadCopies, p), time);
+  p.seen.raise(agent(kThreadCopies, p), number);
+  p.queues[kThreadCopies].wait(number, time(p));
 }
 
 /// By the letter the arrival of cp.async.mbarrier.arrive hands over the copies alone.
@@ -235,7 +239,7 @@ Parcel Checker::thread_copies_parcel(Warp& w) {
     tell(p, parcel.get());
     tick(p);
   }
-  parcel->seen.raise(agent(kThreadCopies, p), p.thread_copies);
+  parcel->seen.raise(agent(kThreadCopies, p), p.queues[kThreadCopies].last());
   return parcel;
 }
 

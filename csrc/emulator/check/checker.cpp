@@ -119,6 +119,7 @@ uint8_t Checker::facts(uint32_t pc) {
   if (atomic || (flag && parts[0] == "ld")) facts |= kAcquires;
   if (atomic || (flag && parts[0] == "st")) facts |= kReleases;
   if (parts[0] == "tcgen05" && parts[1] == "alloc") facts |= kAllocates;
+  if (parts[0] == "tcgen05" && parts[1] == "dealloc") facts |= kFrees;
   if (code_.ops[pc].width != 0 && code_.ops[pc].width < 4) facts |= kNarrow;
   return facts;
 }

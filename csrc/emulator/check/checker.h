@@ -75,12 +75,12 @@ class Checker {
   void copy_complete(Cta& barrier_cta, uint32_t barrier, uint32_t number);
   /// A copy of a bulk group reads shared memory.
   void copy_out(Warp& w, const Op& op, Cta& from, uint32_t offset, uint32_t bytes);
-  uint32_t bulk_time(Warp& w);
-  void bulk_waited(Warp& w, uint32_t time);
+  uint32_t last_bulk_copy(Warp& w);
+  void bulk_waited(Warp& w, uint32_t number);
   /// cp.async.
   void thread_copy(Warp& w, const Op& op, uint32_t address, uint32_t bytes);
-  uint32_t thread_copy_time(Warp& w);
-  void thread_copies_waited(Warp& w, uint32_t time);
+  uint32_t last_thread_copy(Warp& w);
+  void thread_copies_waited(Warp& w, uint32_t number);
   Parcel thread_copies_parcel(Warp& w);
 
   // ---- mbarriers (barriers.cpp)
@@ -129,10 +129,18 @@ class Checker {
   // In clocks of tensor memory.
   enum TensorAgentKind : uint32_t { kLoads, kStores, kTensorMmas };
 
-  /// tcgen05.ld or .st of a warp: when each was issued and waited for, in the warp's time.
-  struct TensorQueue {
+  /// Asynchronous operations of one kind that a warp has issued, numbered from 1: the warp's time when it
+  /// issued each, and when it saw (or let an mbarrier tell) that they are complete.
+  struct Queue {
     std::vector<uint32_t> issued{0}, waited{0};
-    uint32_t time() const { return static_cast<uint32_t>(issued.size() - 1); }
+    uint32_t last() const { return static_cast<uint32_t>(issued.size() - 1); }
+    uint32_t issue(uint32_t now) {
+      issued.push_back(now);
+      return last();
+    }
+    void wait(uint32_t upto, uint32_t now) {
+      if (waited.size() <= upto) waited.resize(upto + 1, now);
+    }
   };
 
   /// A warp.
@@ -143,11 +151,10 @@ class Checker {
     // Accesses to tensor memory: that its own may rely on; that it has heard of and may rely on after
     // fence::after; that it may pass on.
     Clock tensor, tensor_heard, tensor_told;
-    TensorQueue loads, stores;
-    uint32_t mmas = 0, bulk_copies = 0, wgmmas = 0, thread_copies = 0;
-    uint32_t committed_mmas = 0;
-    std::vector<uint32_t> mma_shapes{0};                  // by the MMA's number
-    std::vector<uint32_t> wgmma_commits;                  // number of wgmmas at each
+    Queue loads, stores;                    // tcgen05.ld, .st
+    Queue queues[kKinds];                   // by AgentKind; of wgmma a number is a group
+    std::vector<uint32_t> mma_shapes{0};    // by the MMA's number
+    uint32_t wgmma_groups = 0;              // committed
     std::vector<std::pair<uint32_t, uint32_t>> unfenced;  // mbarriers it initialised: CTA, offset
   };
 
@@ -248,7 +255,8 @@ class Checker {
     kAcquires = 4,
     kReleases = 8,
     kNarrow = 16,
-    kAllocates = 32
+    kAllocates = 32,
+    kFrees = 64
   };
   uint8_t facts(uint32_t pc);
 
@@ -264,7 +272,10 @@ class Checker {
   std::string actor(Epoch epoch, bool tensor) const;
   std::string missing(const Access& x, Epoch earlier, bool earlier_writes) const;
   std::string missing_shared(const Access& x, Epoch earlier, bool earlier_writes) const;
+  std::string missing_commit(const Access& x, Epoch earlier) const;
   std::string missing_tensor(const Access& x, Epoch earlier) const;
+  std::string missing_wait(const Access& x, Epoch earlier, const Queue& queue, const char* wait,
+                           const char* what) const;
   const Party& party_of(Epoch epoch) const { return parties_[epoch.agent() % parties_.size()]; }
 
   Cluster& cluster_;

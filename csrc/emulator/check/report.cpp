@@ -55,10 +55,28 @@ std::string Checker::actor(Epoch epoch, bool tensor) const {
   constexpr const char* kShared[] = {"", "tcgen05.mma of ", "a bulk copy of ", "wgmma of ",
                                      "cp.async of "};
   constexpr const char* kTensor[] = {"tcgen05.ld of ", "tcgen05.st of ", "tcgen05.mma of "};
+  if (tensor && (facts_[epoch.pc()] & kFrees) != 0) return "tcgen05.dealloc of " + warp;
   return (tensor ? kTensor[kind] : kShared[kind]) + warp;
 }
 
 // ---- What is missing ------------------------------------------------------------------------------
+
+/// Between an asynchronous operation of `queue` and x: its own warp's wait, or the way from there.
+std::string Checker::missing_wait(const Access& x, Epoch earlier, const Queue& queue,
+                                  const char* wait, const char* what) const {
+  const Party& other = party_of(earlier);
+  const std::string they = warp_text(other);
+  const bool waited = queue.waited.size() > earlier.time();
+  if (other.index == x.by->index) return std::string("no ") + wait + " between them";
+  const uint32_t heard = x.by->seen.at(other.index);
+  if (heard < queue.issued[earlier.time()] || (waited && heard < queue.waited[earlier.time()])) {
+    return "no barrier between them: " + warp_text(*x.by) + " has not waited at one that " + they +
+           " signals after its " + wait;
+  }
+  if (!waited)
+    return std::string("no ") + wait + " of " + they + " between " + what + " and its signal";
+  return "";
+}
 
 std::string Checker::missing_shared(const Access& x, Epoch earlier, bool earlier_writes) const {
   const auto count = static_cast<uint32_t>(parties_.size());
@@ -71,69 +89,51 @@ std::string Checker::missing_shared(const Access& x, Epoch earlier, bool earlier
   }
   const Party& other = party_of(earlier);
   const std::string they = warp_text(other);
-  const bool own = other.index == x.by->index;
-  const std::string unsignalled =
-      ", but " + me + " has not waited at a barrier that " + they + " signals after that";
-  switch (kind) {
-    case kMmas:
-      if (other.committed_mmas < earlier.time())
-        return "no tcgen05.commit follows the MMA, so no mbarrier tells when it is complete";
-      return me + " has not waited for an mbarrier that a tcgen05.commit after the MMA completes";
-    case kBulkCopies:
-      if (own || !other.seen.knows(earlier))
-        return "no cp.async.bulk.wait_group.read of " + they + " waits for the copy";
-      return they + " has waited for the copy (wait_group)" + unsignalled;
-    case kWgmmas:
-      if (own || !other.seen.knows(earlier))
-        return "no wgmma.wait_group of " + they + " waits for the wgmma";
-      return they + " has waited for the wgmma (wait_group)" + unsignalled;
-    case kThreadCopies:
-      if (own || !other.seen.knows(earlier))
-        return "no cp.async.wait_group of " + they + " waits for the copy";
-      break;
-    default:
-      break;
-  }
+  if (kind == kMmas) return missing_commit(x, earlier);
   if (x.async && earlier_writes && x.by->seen.knows(earlier)) {
     return "no fence.proxy.async between them: " + they +
            " needs one between its write and its signal";
   }
+  constexpr const char* kWaits[] = {"", "", "cp.async.bulk.wait_group.read", "wgmma.wait_group",
+                                    "cp.async.wait_group"};
+  if (kind != kThreads) {
+    return missing_wait(x, earlier, other.queues[kind], kWaits[kind],
+                        kind == kWgmmas ? "the wgmma" : "the copy");
+  }
   return "no barrier between them: " + me + " has not waited at one that " + they +
          " signals after its " + (earlier_writes ? "write" : "read");
+}
+
+std::string Checker::missing_commit(const Access& x, Epoch earlier) const {
+  const Party& other = party_of(earlier);
+  const Queue& queue = other.queues[kMmas];
+  const bool signalled = other.index != x.by->index &&
+                         x.by->seen.at(other.index) >= queue.issued[earlier.time()];
+  if (queue.waited.size() <= earlier.time() && signalled)
+    return "no tcgen05.commit between the MMA and the signal of " + warp_text(other);
+  return warp_text(*x.by) +
+         " has not waited for an mbarrier that a tcgen05.commit after the MMA completes";
 }
 
 std::string Checker::missing_tensor(const Access& x, Epoch earlier) const {
   const auto count = static_cast<uint32_t>(parties_.size());
   const uint32_t kind = earlier.agent() / count;
   const Party& other = party_of(earlier);
-  const std::string me = warp_text(*x.by), they = warp_text(other);
-  const std::string after =
-      "no tcgen05.fence::after_thread_sync of " + me + " between its wait and this access";
-  if (x.by->tensor_heard.knows(earlier)) return after;
+  if (x.by->tensor_heard.knows(earlier)) {
+    return "no tcgen05.fence::after_thread_sync of " + warp_text(*x.by) +
+           " between its wait and this access";
+  }
   if (kind == kTensorMmas) {
-    if (other.index == x.by->index && x.epoch.agent() == earlier.agent())
-      return "MMAs of one thread are in order only on the same accumulator and shape; this one "
-             "needs "
-             "a tcgen05.commit and a wait for its mbarrier";
-    if (other.committed_mmas < earlier.time())
-      return "no tcgen05.commit follows the MMA, so no mbarrier tells when it is complete";
-    return me + " has not waited for an mbarrier that a tcgen05.commit after the MMA completes";
+    if (x.epoch.agent() != earlier.agent()) return missing_commit(x, earlier);
+    return "MMAs of one thread are in order only on the same accumulator and shape; this one needs "
+           "a tcgen05.commit and a wait for its mbarrier";
   }
   const bool load = kind == kLoads;
-  const TensorQueue& queue = load ? other.loads : other.stores;
   const char* const wait = load ? "tcgen05.wait::ld" : "tcgen05.wait::st";
-  const bool waited = queue.waited.size() > earlier.time();
-  if (other.index == x.by->index) return std::string("no ") + wait + " between them";
-  const uint32_t heard = x.by->seen.at(other.index);
-  if (heard < queue.issued[earlier.time()]) {
-    return std::string("no barrier between them: ") + me + " has not waited at one that " + they +
-           " signals after its " + (load ? "load" : "store");
-  }
-  if (!waited || heard < queue.waited[earlier.time()]) {
-    return std::string("no ") + wait + " of " + they + " between its " + (load ? "load" : "store") +
-           " and its signal";
-  }
-  return "no tcgen05.fence::before_thread_sync of " + they + " between its " + wait +
+  const std::string text = missing_wait(x, earlier, load ? other.loads : other.stores, wait,
+                                        load ? "the load" : "the store");
+  if (!text.empty()) return text;
+  return "no tcgen05.fence::before_thread_sync of " + warp_text(other) + " between its " + wait +
          " and its signal";
 }
 

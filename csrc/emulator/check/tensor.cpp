@@ -38,23 +38,23 @@ void Checker::tensor_access(Warp& w, const Op& op, uint32_t column, uint32_t col
                             uint8_t groups, bool writes) {
   Access x = ordinary(w, op, writes);
   Party& p = *x.by;
-  TensorQueue& queue = writes ? p.stores : p.loads;
-  queue.issued.push_back(time(p));
+  Queue& queue = writes ? p.stores : p.loads;
+  const uint32_t number = queue.issue(time(p));
   x.tensor = true;
-  x.epoch = {tensor_agent(writes ? kStores : kLoads, p), pc_of(w, op), queue.time()};
+  x.epoch = {tensor_agent(writes ? kStores : kLoads, p), pc_of(w, op), number};
   over_tensor(x, *w.cta, column, columns, groups);
 }
 
 void Checker::tensor_loads_waited(Warp& w) {
   Party& p = party(w);
-  p.tensor.raise(tensor_agent(kLoads, p), p.loads.time());
-  p.loads.waited.resize(p.loads.issued.size(), time(p));
+  p.tensor.raise(tensor_agent(kLoads, p), p.loads.last());
+  p.loads.wait(p.loads.last(), time(p));
 }
 
 void Checker::tensor_stores_waited(Warp& w) {
   Party& p = party(w);
-  p.tensor.raise(tensor_agent(kStores, p), p.stores.time());
-  p.stores.waited.resize(p.stores.issued.size(), time(p));
+  p.tensor.raise(tensor_agent(kStores, p), p.stores.last());
+  p.stores.wait(p.stores.last(), time(p));
 }
 
 void Checker::tensor_loads_used(Warp& w) {
@@ -84,8 +84,9 @@ void Checker::tensor_alloc(Warp& w, const Op& op, uint32_t column, uint32_t colu
 void Checker::tensor_dealloc(Warp& w, const Op& op, uint32_t column, uint32_t columns) {
   Access x = ordinary(w, op, true);
   Party& p = *x.by;
+  facts(pc_of(w, op));
   x.tensor = x.unconditional = true;
-  x.epoch = {tensor_agent(kStores, p), pc_of(w, op), p.stores.time()};
+  x.epoch = {tensor_agent(kStores, p), pc_of(w, op), p.stores.last()};
   over_tensor(x, *w.cta, column, columns, 0xff);
 }
 
@@ -94,7 +95,7 @@ void Checker::tensor_dealloc(Warp& w, const Op& op, uint32_t column, uint32_t co
 void Checker::mma(Warp& w, const Op& op, const MmaOperands& operands) {
   Access shared = ordinary(w, op, false);
   Party& p = *shared.by;
-  const uint32_t number = ++p.mmas, pc = pc_of(w, op);
+  const uint32_t number = p.queues[kMmas].issue(time(p)), pc = pc_of(w, op);
   const uint32_t shape =
       shapes_.try_emplace(operands.shape, static_cast<uint32_t>(shapes_.size())).first->second;
   p.mma_shapes.push_back(shape);
@@ -124,12 +125,13 @@ void Checker::mma(Warp& w, const Op& op, const MmaOperands& operands) {
 Parcel Checker::commit(Warp& w) {
   Party& p = party(w);
   auto parcel = std::make_shared<Knowledge>();
+  Queue& queue = p.queues[kMmas];
+  queue.wait(queue.last(), time(p));
   tell(p, parcel.get());
   tick(p);
   parcel->tensor.join(p.tensor);
-  parcel->tensor.raise(tensor_agent(kTensorMmas, p), p.mmas);
-  parcel->seen.raise(agent(kMmas, p), p.mmas);
-  p.committed_mmas = p.mmas;
+  parcel->tensor.raise(tensor_agent(kTensorMmas, p), queue.last());
+  parcel->seen.raise(agent(kMmas, p), queue.last());
   return parcel;
 }
 
@@ -139,23 +141,25 @@ void Checker::wgmma(Warp& w, const Op& op, const uint32_t* units, uint32_t count
   Access x = ordinary(w, op, false);
   Party& p = *x.by;
   x.async = true;
-  x.epoch = {agent(kWgmmas, p), pc_of(w, op), p.wgmmas + 1};
+  x.epoch = {agent(kWgmmas, p), pc_of(w, op), p.wgmma_groups + 1};
+  Queue& queue = p.queues[kWgmmas];
+  while (queue.last() < x.epoch.time()) queue.issue(time(p));
   use(*w.cta, x.epoch, w, op);
   over_units(x, *w.cta, units, count);
 }
 
 void Checker::wgmma_commit(Warp& w) {
   Party& p = party(w);
-  p.wgmma_commits.push_back(++p.wgmmas);
+  ++p.wgmma_groups;
 }
 
 void Checker::wgmma_waited(Warp& w, uint64_t groups) {
   Party& p = party(w);
+  p.queues[kWgmmas].wait(static_cast<uint32_t>(groups), time(p));
   const uint32_t first = p.index - w.index % 4;
   const uint32_t end = std::min(first + 4, (w.cta->rank + 1) * warps_);
   for (uint32_t i = first; i < end; ++i) {
-    const Party& other = parties_[i];
-    p.seen.raise(agent(kWgmmas, other), other.wgmma_commits[groups - 1]);
+    p.seen.raise(agent(kWgmmas, parties_[i]), static_cast<uint32_t>(groups));
   }
 }
 

@@ -441,7 +441,7 @@ void run_bulk_commit(Warp& w, const Op&) {
   for (uint32_t lanes = w.exec; lanes != 0; lanes &= lanes - 1) {
     CopyGroups& groups = w.bulk_groups[static_cast<uint32_t>(__builtin_ctz(lanes))];
     if (auto* const checker = w.cta->cluster->checker.get())
-      groups.open->number = checker->bulk_time(w);
+      groups.open->number = checker->last_bulk_copy(w);
     groups.committed.push_back(std::exchange(groups.open, std::make_shared<CopyGroup>()));
   }
 }

@@ -93,7 +93,7 @@ void run_commit(Warp& w, const Op&) {
   check::Checker* const checker = w.cta->cluster->checker.get();
   for (uint32_t lanes = w.exec; lanes != 0; lanes &= lanes - 1) {
     CopyGroups& groups = w.async_groups[static_cast<uint32_t>(__builtin_ctz(lanes))];
-    if (checker != nullptr) groups.open->number = checker->thread_copy_time(w);
+    if (checker != nullptr) groups.open->number = checker->last_thread_copy(w);
     groups.committed.push_back(std::exchange(groups.open, std::make_shared<CopyGroup>()));
   }
 }
@@ -116,7 +116,7 @@ void run_wait(Warp& w, const Op& op) {
       groups.committed.pop_front();
     }
     if (checker != nullptr && op.mode != 0)
-      checker->thread_copies_waited(w, checker->thread_copy_time(w));
+      checker->thread_copies_waited(w, checker->last_thread_copy(w));
   }
 }
 
