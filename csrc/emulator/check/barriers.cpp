@@ -40,7 +40,9 @@ void Checker::check_ready(Warp& w, const Op& op, Cta& cta, uint32_t offset, Mbar
            ": " + lacks + quote("the init", b.init.pc());
   };
   const std::string key = std::to_string(op.line) + " " + std::to_string(b.init.pc());
-  if (!p.seen.knows(b.init))
+  // fence.mbarrier_init carries inits over a cluster barrier at which threads arrive relaxed.
+  const bool carried = b.fenced && p.cluster_barriers > b.fenced_at;
+  if (!p.seen.knows(b.init) && !carried)
     found("init " + key, text("no barrier orders the init before the use"));
   if ((async || cta.rank != w.cta->rank) && !b.fenced) {
     found("fence " + key, text(std::string("no fence.mbarrier_init follows the init, before ") +
@@ -122,9 +124,10 @@ void Checker::barrier_passed(Warp& w, uint32_t id) {
 // ---- The barrier of the cluster -------------------------------------------------------------------
 
 void Checker::cluster_arrive(Warp& w, bool relaxed) {
+  // Widely used kernels initialise an mbarrier behind their last fence, and arrive relaxed.
+  if (!relaxed || !strict_) fence_mbarrier_init(w);
   if (relaxed) return;
   Party& p = party(w);
-  fence_mbarrier_init(w);
   tell(p, &cluster_barrier_.arriving);
   tick(p);
 }
@@ -135,7 +138,9 @@ void Checker::cluster_complete() {
 }
 
 void Checker::cluster_passed(Warp& w) {
-  hear(party(w), cluster_barrier_.done);
+  Party& p = party(w);
+  hear(p, cluster_barrier_.done);
+  p.cluster_barriers = cluster_.barrier.generation;
 }
 
 }  // namespace fa4::emulator::check

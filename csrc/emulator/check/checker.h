@@ -154,13 +154,15 @@ class Checker {
     Queue loads, stores;                    // tcgen05.ld, .st
     Queue queues[kKinds];                   // by AgentKind; of wgmma a number is a group
     std::vector<uint32_t> mma_shapes{0};    // by the MMA's number
+    uint64_t cluster_barriers = 0;  // that it has passed, since the cluster began
     uint32_t wgmma_groups = 0;              // committed
     std::vector<std::pair<uint32_t, uint32_t>> unfenced;  // mbarriers it initialised: CTA, offset
   };
 
   struct Mbarrier {
     Epoch init;
-    bool fenced = false;  // ready for copies, commits and other CTAs
+    bool fenced = false;       // ready for copies, commits and other CTAs
+    uint64_t fenced_at = 0;    // cluster barriers that its init cannot have reached behind its fence
     Knowledge arriving, done;
     uint32_t agent = 0;  // of the copies that complete on it
     uint32_t copies = 0;

@@ -55,6 +55,7 @@ std::string Checker::actor(Epoch epoch, bool tensor) const {
   constexpr const char* kShared[] = {"", "tcgen05.mma of ", "a bulk copy of ", "wgmma of ",
                                      "cp.async of "};
   constexpr const char* kTensor[] = {"tcgen05.ld of ", "tcgen05.st of ", "tcgen05.mma of "};
+  if (tensor && (facts_[epoch.pc()] & kAllocates) != 0) return "tcgen05.alloc of " + warp;
   if (tensor && (facts_[epoch.pc()] & kFrees) != 0) return "tcgen05.dealloc of " + warp;
   return (tensor ? kTensor[kind] : kShared[kind]) + warp;
 }
@@ -129,7 +130,10 @@ std::string Checker::missing_tensor(const Access& x, Epoch earlier) const {
            "a tcgen05.commit and a wait for its mbarrier";
   }
   const bool load = kind == kLoads;
-  const char* const wait = load ? "tcgen05.wait::ld" : "tcgen05.wait::st";
+  const bool allocates = (facts_[earlier.pc()] & kAllocates) != 0;
+  const char* const wait = allocates ? "tcgen05.alloc"
+                           : load    ? "tcgen05.wait::ld"
+                                     : "tcgen05.wait::st";
   const std::string text = missing_wait(x, earlier, load ? other.loads : other.stores, wait,
                                         load ? "the load" : "the store");
   if (!text.empty()) return text;

@@ -10,6 +10,12 @@ namespace fa4::emulator::check {
 bool Checker::tensor_ordered(const Access& x, Epoch earlier, bool earlier_writes) {
   const Party& p = *x.by;
   if (p.tensor.knows(earlier)) return true;
+  // The allocation is synchronous: a barrier is enough. That of a pair is one of both CTAs.
+  if ((facts(earlier.pc()) & kAllocates) != 0) {
+    const Party& other = party_of(earlier);
+    if (other.warp->cta != p.warp->cta) return true;
+    return p.seen.at(other.index) >= other.stores.issued[earlier.time()];
+  }
   if (x.unconditional && p.tensor_heard.knows(earlier)) return true;
   const bool both_mma =
       earlier.agent() == tensor_agent(kTensorMmas, p) && x.epoch.agent() == earlier.agent();
