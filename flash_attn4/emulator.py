@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from flash_attn4 import _C
+from flash_attn4._emulator_plan import Plan, PlanBarrier, PlanRole  # noqa: F401
 from flash_attn4._library import LIBRARY_PATH
 
 if not hasattr(_C, "emulator"):
@@ -63,44 +64,6 @@ _LEAST = {
     "max_findings": 1,
 }
 _INT32 = ("threads", "resident_clusters", "max_findings")
-
-
-@dataclass(frozen=True)
-class PlanRole:
-    """Warps of a block with one job."""
-
-    name: str
-    first_warp: int
-    warps: int
-
-
-@dataclass(frozen=True)
-class PlanBarrier:
-    """A ring of mbarriers, eight bytes apart.
-
-    offset: of the first, in dynamic shared memory.
-    arrivals: per phase, the count of mbarrier.init.
-    done: what completes a phase: "threads" arrive, copies deliver "bytes" that threads announce, or
-        a tcgen05 "commit".
-    signals, waits: names of the roles that may.
-    """
-
-    name: str
-    offset: int
-    stages: int = 1
-    arrivals: int = 1
-    done: Literal["threads", "bytes", "commit"] = "threads"
-    signals: Sequence[str] = ()
-    waits: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Who runs in a kernel and who hands over to whom: what Options(check=...) compares arrivals
-    and waits with. A warp of no role may neither signal nor wait."""
-
-    roles: Sequence[PlanRole]
-    barriers: Sequence[PlanBarrier]
 
 
 @dataclass(frozen=True)

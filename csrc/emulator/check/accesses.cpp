@@ -197,8 +197,7 @@ void Checker::copy_complete(Cta& barrier_cta, uint32_t barrier, uint32_t number)
 void Checker::copy_out(Warp& w, const Op& op, Cta& from, uint32_t offset, uint32_t bytes) {
   Access x = ordinary(w, op, false);
   x.async = true;
-  x.epoch = {agent(kBulkCopies, *x.by), pc_of(w, op), 
-             x.by->queues[kBulkCopies].issue(time(*x.by))};
+  x.epoch = {agent(kBulkCopies, *x.by), pc_of(w, op), x.by->queues[kBulkCopies].issue(time(*x.by))};
   use(from, x.epoch, w, op);
   over_shared(x, from, offset, bytes);
 }
@@ -216,7 +215,7 @@ void Checker::bulk_waited(Warp& w, uint32_t number) {
 void Checker::thread_copy(Warp& w, const Op& op, uint32_t address, uint32_t bytes) {
   if (rank_of(address) >= ctas_.size()) return;
   Access x = ordinary(w, op, true);
-  x.epoch = {agent(kThreadCopies, *x.by), pc_of(w, op), 
+  x.epoch = {agent(kThreadCopies, *x.by), pc_of(w, op),
              x.by->queues[kThreadCopies].issue(time(*x.by))};
   over_shared(x, cluster_.ctas[rank_of(address)], offset_of(address), bytes);
 }

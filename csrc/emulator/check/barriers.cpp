@@ -84,7 +84,8 @@ void Checker::promise(Warp& w, const Op& op, Cta& cta, uint32_t offset, bool com
   const Party& p = party(w);
   if (!commit) return;
   check_planned_signal(w, op, *b, offset, Plan::Done::kCommit, Arrival::kThread);
-  if (cta.rank != w.cta->rank) use(cta, {agent(kMmas, p), pc_of(w, op), p.queues[kMmas].last()}, w, op);
+  if (cta.rank != w.cta->rank)
+    use(cta, {agent(kMmas, p), pc_of(w, op), p.queues[kMmas].last()}, w, op);
 }
 
 void Checker::deliver(Cta& cta, uint32_t offset, const Parcel& parcel) {

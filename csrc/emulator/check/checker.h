@@ -151,18 +151,18 @@ class Checker {
     // Accesses to tensor memory: that its own may rely on; that it has heard of and may rely on after
     // fence::after; that it may pass on.
     Clock tensor, tensor_heard, tensor_told;
-    Queue loads, stores;                    // tcgen05.ld, .st
-    Queue queues[kKinds];                   // by AgentKind; of wgmma a number is a group
-    std::vector<uint32_t> mma_shapes{0};    // by the MMA's number
-    uint64_t cluster_barriers = 0;  // that it has passed, since the cluster began
-    uint32_t wgmma_groups = 0;              // committed
+    Queue loads, stores;                  // tcgen05.ld, .st
+    Queue queues[kKinds];                 // by AgentKind; of wgmma a number is a group
+    std::vector<uint32_t> mma_shapes{0};  // by the MMA's number
+    uint64_t cluster_barriers = 0;        // that it has passed, since the cluster began
+    uint32_t wgmma_groups = 0;            // committed
     std::vector<std::pair<uint32_t, uint32_t>> unfenced;  // mbarriers it initialised: CTA, offset
   };
 
   struct Mbarrier {
     Epoch init;
-    bool fenced = false;       // ready for copies, commits and other CTAs
-    uint64_t fenced_at = 0;    // cluster barriers that its init cannot have reached behind its fence
+    bool fenced = false;     // ready for copies, commits and other CTAs
+    uint64_t fenced_at = 0;  // cluster barriers that its init cannot have reached behind its fence
     Knowledge arriving, done;
     uint32_t agent = 0;  // of the copies that complete on it
     uint32_t copies = 0;

@@ -108,8 +108,8 @@ std::string Checker::missing_shared(const Access& x, Epoch earlier, bool earlier
 std::string Checker::missing_commit(const Access& x, Epoch earlier) const {
   const Party& other = party_of(earlier);
   const Queue& queue = other.queues[kMmas];
-  const bool signalled = other.index != x.by->index &&
-                         x.by->seen.at(other.index) >= queue.issued[earlier.time()];
+  const bool signalled =
+      other.index != x.by->index && x.by->seen.at(other.index) >= queue.issued[earlier.time()];
   if (queue.waited.size() <= earlier.time() && signalled)
     return "no tcgen05.commit between the MMA and the signal of " + warp_text(other);
   return warp_text(*x.by) +
