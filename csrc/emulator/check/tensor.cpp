@@ -127,7 +127,7 @@ void Checker::mma(Warp& w, const Op& op, const MmaOperands& operands) {
 }
 
 /// A commit hands over the MMAs of its thread, and implies fence::before. What that thread had seen comes
-/// before its MMAs, so it is handed over as well.
+/// before its MMAs, so it is handed over too: rings that copies fill and MMAs read rest on that.
 Parcel Checker::commit(Warp& w) {
   Party& p = party(w);
   auto parcel = std::make_shared<Knowledge>();
