@@ -20,9 +20,11 @@ bool Checker::shared_ordered(const Access& x, Epoch earlier, bool earlier_writes
   // it takes one too by the letter.
   const bool proxied = x.async && by_thread && earlier_writes && (!x.writes || strict_);
   if ((proxied ? x.by->proxied : x.by->seen).knows(earlier)) return true;
-  if (x.async || kind != kThreads) return false;
+  // Reductions into the same place may come in any order. Atomics do not race with each other. Of two
+  // narrow accesses to a word it is not known whether they meet.
   const uint8_t both = facts(x.epoch.pc()) & facts(earlier.pc());
-  // Atomics do not race with each other. Of two narrow accesses to a word it is not known whether they meet.
+  if ((both & kReduces) != 0) return earlier_writes && x.writes;
+  if (x.async || kind != kThreads) return false;
   return (both & (kSynchronizes | kNarrow)) != 0;
 }
 
@@ -194,9 +196,11 @@ void Checker::copy_complete(Cta& barrier_cta, uint32_t barrier, uint32_t number)
 
 // ---- Copies in groups of the issuing thread -------------------------------------------------------
 
-void Checker::copy_out(Warp& w, const Op& op, Cta& from, uint32_t offset, uint32_t bytes) {
+void Checker::copy_out(Warp& w, const Op& op, Cta& from, uint32_t offset, uint32_t bytes,
+                       bool clipped) {
   Access x = ordinary(w, op, false);
   x.async = true;
+  x.reads = !clipped;
   x.epoch = {agent(kBulkCopies, *x.by), pc_of(w, op), x.by->queues[kBulkCopies].issue(time(*x.by))};
   use(from, x.epoch, w, op);
   over_shared(x, from, offset, bytes);

@@ -98,12 +98,15 @@ void Checker::warp_exits(Warp& w) {
   }
 }
 
-void Checker::finish() {
-  if (findings_.empty()) return;
-  std::string text = findings_[0];
-  for (size_t i = 1; i < findings_.size(); ++i) text += "\n" + findings_[i];
+std::string Checker::take_findings() {
+  std::string text;
+  for (const std::string& finding : findings_) text += (text.empty() ? "" : "\n") + finding;
   findings_.clear();
-  throw Fault(text);
+  return text;
+}
+
+void Checker::finish() {
+  if (!findings_.empty()) throw Fault(take_findings());
 }
 
 // ---- Instructions ---------------------------------------------------------------------------------
@@ -125,6 +128,8 @@ uint8_t Checker::facts(uint32_t pc) {
   if (atomic || (flag && parts[0] == "st")) facts |= kReleases;
   if (parts[0] == "tcgen05" && parts[1] == "alloc") facts |= kAllocates;
   if (parts[0] == "tcgen05" && parts[1] == "dealloc") facts |= kFrees;
+  if ((parts[0] == "cp" && parts[1] == "reduce") || (parts[0] == "red" && has("async")))
+    facts |= kReduces;
   if (code_.ops[pc].width != 0 && code_.ops[pc].width < 4) facts |= kNarrow;
   return facts;
 }

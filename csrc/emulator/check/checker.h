@@ -59,6 +59,8 @@ class Checker {
   void warp_exits(Warp& w);
   /// Throws what was found but not yet reported.
   void finish();
+  /// The same as text; empty when there is nothing.
+  std::string take_findings();
 
   // ---- Ordinary accesses (accesses.cpp): of `lanes`, `bytes` each, at the address in place kA
   void access(Warp& w, const Op& op, uint32_t lanes, uint32_t bytes, bool writes);
@@ -73,8 +75,8 @@ class Checker {
   void copy_source(Warp& w, const Op& op, Cta& from, uint32_t offset, uint32_t bytes,
                    Cta& barrier_cta, uint32_t barrier, uint32_t number);
   void copy_complete(Cta& barrier_cta, uint32_t barrier, uint32_t number);
-  /// A copy of a bulk group reads shared memory.
-  void copy_out(Warp& w, const Op& op, Cta& from, uint32_t offset, uint32_t bytes);
+  /// A copy of a bulk group reads shared memory. clipped: a part of it goes nowhere, and may hold nothing.
+  void copy_out(Warp& w, const Op& op, Cta& from, uint32_t offset, uint32_t bytes, bool clipped);
   uint32_t last_bulk_copy(Warp& w);
   void bulk_waited(Warp& w, uint32_t number);
   /// cp.async.
@@ -258,7 +260,8 @@ class Checker {
     kReleases = 8,
     kNarrow = 16,
     kAllocates = 32,
-    kFrees = 64
+    kFrees = 64,
+    kReduces = 128
   };
   uint8_t facts(uint32_t pc);
 

@@ -161,7 +161,8 @@ void Checker::unwritten(const Access& x, const Location& at) {
   if (!cluster_.options->check_uninitialized) return;
   found("unwritten " + std::to_string(x.epoch.pc()),
         actor(x.epoch, x.tensor) + ", " + line_text(x.epoch.pc()) + ", reads " +
-            location_text(x, at) + ", which was never written");
+            location_text(x, at) +
+            ", which was never written, or not yet: a wait is missing, or the write");
 }
 
 void Checker::race(const Access& x, Epoch earlier, bool earlier_writes, const Location& at) {

@@ -281,6 +281,14 @@ void run_tensor_load(Warp& w, const Op& op) {
   }
 }
 
+/// Whether a part of the box lies outside of the tensor.
+bool clipped(const TensorMap& map, const std::vector<int32_t>& where) {
+  for (size_t d = 0; d < where.size(); ++d) {
+    if (where[d] < 0 || int64_t{where[d]} + map.box[d] - 1 > int64_t{map.last[d]}) return true;
+  }
+  return false;
+}
+
 /// a: source in shared memory, b: map.
 void run_tensor_store(Warp& w, const Op& op) {
   const BulkForm form = decode(op.extra);
@@ -293,7 +301,8 @@ void run_tensor_store(Warp& w, const Op& op) {
     std::vector<int32_t> where = coordinates(w, op, form.rank, l);
     check_coordinates(store_problem(map, where.data()));
     if (cluster.checker != nullptr)
-      cluster.checker->copy_out(w, op, *from.cta, from.offset, box_extent(map));
+      cluster.checker->copy_out(w, op, *from.cta, from.offset, box_extent(map),
+                                clipped(map, where));
     auto store =
         std::make_unique<TensorStore>(w.bulk_groups[l].open, cluster, map, std::move(where), from);
     if (form.reduces) {
@@ -335,7 +344,7 @@ void run_bulk_copy(Warp& w, const Op& op) {
           std::make_unique<ByteStore>(w.bulk_groups[l].open, cluster,
                                       reinterpret_cast<uint8_t*>(to), source.bytes(bytes), bytes);
       if (cluster.checker != nullptr)
-        cluster.checker->copy_out(w, op, *source.cta, source.offset, bytes);
+        cluster.checker->copy_out(w, op, *source.cta, source.offset, bytes, false);
       if (form.reduces) store->reduce_as({true, form.type, form.op});
       submit(w, op, std::move(store));
       continue;

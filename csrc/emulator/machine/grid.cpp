@@ -177,9 +177,12 @@ void Grid::finish(Cluster& cluster) {
   }
 }
 
-void Grid::fail(const Cluster& cluster, const std::string& what) {
+void Grid::fail(const Cluster& cluster, std::string what) {
   const std::lock_guard lock(mutex_);
   if (failed_.exchange(true)) return;
+  // What the checker has found comes before what it led to.
+  const std::string findings = cluster.checker == nullptr ? "" : cluster.checker->take_findings();
+  if (!findings.empty()) what = findings + "\n" + what;
   failure_ =
       what +
       (what.find("in kernel") == std::string::npos ? "\n  in kernel " + code.info.name : "") +

@@ -41,7 +41,7 @@ class Grid {
   void step_resident(std::deque<std::unique_ptr<Cluster>>& resident);
   std::unique_ptr<Cluster> start(uint64_t number);
   void finish(Cluster& cluster);
-  void fail(const Cluster& cluster, const std::string& what);
+  void fail(const Cluster& cluster, std::string what);
 
   uint64_t clusters_ = 0;
   std::vector<uint64_t> order_;  // empty: ascending

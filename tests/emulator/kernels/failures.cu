@@ -206,6 +206,7 @@ KERNEL __launch_bounds__(128) tmem_mistake(uint32_t* out, int mistake) {
   if (mistake == kShape && threadIdx.x == 0) {  // M = 112 does not exist
     ptx::mma_ss<1>(tmem, 0x4000404000010000, 0x4000404000010000, 0x07080490, 0);
   }
+  ptx::tcgen05_fence_before();
   __syncthreads();
   if (warp_index() != 0 || mistake == kLeak) return;
   ptx::tmem_dealloc<1>(tmem + (mistake == kOtherAddress ? 32 : 0),
