@@ -6,7 +6,8 @@
 
 namespace fa4::emulator::check {
 
-// ---- Order ----------------------------------------------------------------------------------------
+// ---- Order
+//      ----------------------------------------------------------------------------------------
 
 bool Checker::ordered(const Access& x, Epoch earlier, bool earlier_writes) {
   return x.tensor ? tensor_ordered(x, earlier, earlier_writes)
@@ -16,12 +17,12 @@ bool Checker::ordered(const Access& x, Epoch earlier, bool earlier_writes) {
 bool Checker::shared_ordered(const Access& x, Epoch earlier, bool earlier_writes) {
   const uint32_t kind = earlier.agent() / static_cast<uint32_t>(parties_.size());
   const bool by_thread = kind == kThreads || kind == kThreadCopies;
-  // What threads wrote is seen by the asynchronous proxy behind a proxy fence. That a copy overwrites
-  // it takes one too by the letter.
+  // What threads wrote is seen by the asynchronous proxy behind a proxy fence. That a copy
+  // overwrites it takes one too by the letter.
   const bool proxied = x.async && by_thread && earlier_writes && (!x.writes || strict_);
   if ((proxied ? x.by->proxied : x.by->seen).knows(earlier)) return true;
-  // Reductions into the same place may come in any order. Atomics do not race with each other. Of two
-  // narrow accesses to a word it is not known whether they meet.
+  // Reductions into the same place may come in any order. Atomics do not race with each other. Of
+  // two narrow accesses to a word it is not known whether they meet.
   const uint8_t both = facts(x.epoch.pc()) & facts(earlier.pc());
   if ((both & kReduces) != 0) return earlier_writes && x.writes;
   if (x.async || kind != kThreads) return false;
@@ -84,7 +85,8 @@ void Checker::compact_readers() {
   readers_.compact(cells);
 }
 
-// ---- Threads --------------------------------------------------------------------------------------
+// ---- Threads
+//      --------------------------------------------------------------------------------------
 
 Checker::Access Checker::ordinary(Warp& w, const Op& op, bool writes) {
   if (readers_.crowded()) compact_readers();
@@ -125,8 +127,8 @@ void Checker::access(Warp& w, const Op& op, uint32_t lanes, uint32_t bytes, bool
   if ((facts_here & kReleases) != 0) synchronize(w, op, w.exec, false, true);
 }
 
-/// Atomics, volatile, relaxed, acquiring and releasing accesses hand over like a barrier of that address:
-/// fences beside them are not looked at.
+/// Atomics, volatile, relaxed, acquiring and releasing accesses hand over like a barrier of that
+/// address: fences beside them are not looked at.
 void Checker::synchronize(Warp& w, const Op& op, uint32_t lanes, bool acquires, bool releases) {
   Party& p = party(w);
   uint32_t last = UINT32_MAX;
@@ -148,7 +150,8 @@ void Checker::write_shared(Warp& w, const Op& op, Cta& cta, uint32_t offset, uin
   over_shared(x, cta, offset, bytes);
 }
 
-// ---- Copies that complete on an mbarrier ----------------------------------------------------------
+// ---- Copies that complete on an mbarrier
+//      ----------------------------------------------------------
 
 uint32_t Checker::agent_of(Mbarrier& b, const Cta& cta, uint32_t offset) {
   if (b.agent == 0) {
@@ -184,8 +187,8 @@ void Checker::copy_source(Warp& w, const Op& op, Cta& from, uint32_t offset, uin
   over_shared(x, from, offset, bytes);
 }
 
-/// What waits for the phase knows of this copy and of all before it, unless some of these are under way:
-/// they belong to a later phase.
+/// What waits for the phase knows of this copy and of all before it, unless some of these are under
+/// way: they belong to a later phase.
 void Checker::copy_complete(Cta& barrier_cta, uint32_t barrier, uint32_t number) {
   Mbarrier* const b = find(barrier_cta, barrier);
   if (b == nullptr || number == 0) return;
@@ -194,7 +197,8 @@ void Checker::copy_complete(Cta& barrier_cta, uint32_t barrier, uint32_t number)
   b->arriving.seen.raise(agent_of(*b, barrier_cta, barrier), upto);
 }
 
-// ---- Copies in groups of the issuing thread -------------------------------------------------------
+// ---- Copies in groups of the issuing thread
+//      -------------------------------------------------------
 
 void Checker::copy_out(Warp& w, const Op& op, Cta& from, uint32_t offset, uint32_t bytes,
                        bool clipped) {

@@ -5,7 +5,8 @@
 
 namespace fa4::emulator::check {
 
-// ---- mbarriers ------------------------------------------------------------------------------------
+// ---- mbarriers
+//      ------------------------------------------------------------------------------------
 
 Checker::Mbarrier* Checker::find(Cta& cta, uint32_t offset) {
   auto& all = state(cta).mbarriers;
@@ -104,7 +105,8 @@ void Checker::phase_complete(Cta& cta, uint32_t offset) {
   b->bytes_announced = false;
 }
 
-// ---- Barriers of the CTA --------------------------------------------------------------------------
+// ---- Barriers of the CTA
+//      --------------------------------------------------------------------------
 
 void Checker::barrier_arrive(Warp& w, uint32_t id) {
   Party& p = party(w);
@@ -122,7 +124,8 @@ void Checker::barrier_passed(Warp& w, uint32_t id) {
   hear(party(w), state(*w.cta).barriers[id].done);
 }
 
-// ---- The barrier of the cluster -------------------------------------------------------------------
+// ---- The barrier of the cluster
+//      -------------------------------------------------------------------
 
 void Checker::cluster_arrive(Warp& w, bool relaxed) {
   // Widely used kernels initialise an mbarrier behind their last fence, and arrive relaxed.

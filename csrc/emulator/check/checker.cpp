@@ -26,8 +26,8 @@ Checker::Checker(Cluster& cluster)
   load_plan();
 }
 
-/// Joins what a party may pass on. The party's time goes on with tick, so that later accesses are not
-/// taken for earlier ones.
+/// Joins what a party may pass on. The party's time goes on with tick, so that later accesses are
+/// not taken for earlier ones.
 void Checker::tell(Party& p, Knowledge* to) {
   to->seen.join(p.seen);
   to->proxied.join(p.proxied);
@@ -42,7 +42,8 @@ void Checker::hear(Party& p, const Knowledge& from) {
   p.tensor_told.join(from.tensor);
 }
 
-// ---- Fences ---------------------------------------------------------------------------------------
+// ---- Fences
+//      ---------------------------------------------------------------------------------------
 
 void Checker::fence_proxy(Warp& w) {
   Party& p = party(w);
@@ -62,7 +63,8 @@ void Checker::fence_mbarrier_init(Warp& w) {
   p.unfenced.clear();
 }
 
-// ---- The end of a CTA -----------------------------------------------------------------------------
+// ---- The end of a CTA
+//      -----------------------------------------------------------------------------
 
 /// An operation needs the CTA's shared memory until it is complete.
 void Checker::use(Cta& cta, Epoch epoch, const Warp& w, const Op& op) {
@@ -109,7 +111,8 @@ void Checker::finish() {
   if (!findings_.empty()) throw Fault(take_findings());
 }
 
-// ---- Instructions ---------------------------------------------------------------------------------
+// ---- Instructions
+//      ---------------------------------------------------------------------------------
 
 uint8_t Checker::facts(uint32_t pc) {
   uint8_t& facts = facts_[pc];

@@ -1,8 +1,9 @@
 // The happens-before checker of one cluster: csrc/emulator/README.md, "Ordering".
 //
-// Instruction handlers tell it what happens; it finds accesses that nothing orders, by the rules of the PTX
-// memory model and not by what this schedule happened to do. It exists only while Options::check is
-// on. A lane that reads what another lane of its warp has written is outside of it: a warp has one clock.
+// Instruction handlers tell it what happens; it finds accesses that nothing orders, by the rules of
+// the PTX memory model and not by what this schedule happened to do. It exists only while
+// Options::check is on. A lane that reads what another lane of its warp has written is outside of
+// it: a warp has one clock.
 #pragma once
 
 #include <cstdint>
@@ -75,7 +76,8 @@ class Checker {
   void copy_source(Warp& w, const Op& op, Cta& from, uint32_t offset, uint32_t bytes,
                    Cta& barrier_cta, uint32_t barrier, uint32_t number);
   void copy_complete(Cta& barrier_cta, uint32_t barrier, uint32_t number);
-  /// A copy of a bulk group reads shared memory. clipped: a part of it goes nowhere, and may hold nothing.
+  /// A copy of a bulk group reads shared memory. clipped: a part of it goes nowhere, and may hold
+  /// nothing.
   void copy_out(Warp& w, const Op& op, Cta& from, uint32_t offset, uint32_t bytes, bool clipped);
   uint32_t last_bulk_copy(Warp& w);
   void bulk_waited(Warp& w, uint32_t number);
@@ -131,8 +133,8 @@ class Checker {
   // In clocks of tensor memory.
   enum TensorAgentKind : uint32_t { kLoads, kStores, kTensorMmas };
 
-  /// Asynchronous operations of one kind that a warp has issued, numbered from 1: the warp's time when it
-  /// issued each, and when it saw (or let an mbarrier tell) that they are complete.
+  /// Asynchronous operations of one kind that a warp has issued, numbered from 1: the warp's time
+  /// when it issued each, and when it saw (or let an mbarrier tell) that they are complete.
   struct Queue {
     std::vector<uint32_t> issued{0}, waited{0};
     uint32_t last() const { return static_cast<uint32_t>(issued.size() - 1); }
@@ -150,8 +152,8 @@ class Checker {
     Warp* warp = nullptr;
     uint32_t index = 0;
     Clock seen, proxied;  // see Knowledge
-    // Accesses to tensor memory: that its own may rely on; that it has heard of and may rely on after
-    // fence::after; that it may pass on.
+    // Accesses to tensor memory: that its own may rely on; that it has heard of and may rely on
+    // after fence::after; that it may pass on.
     Clock tensor, tensor_heard, tensor_told;
     Queue loads, stores;                  // tcgen05.ld, .st
     Queue queues[kKinds];                 // by AgentKind; of wgmma a number is a group
@@ -190,8 +192,8 @@ class Checker {
     bool exited = false;
   };
 
-  /// One instruction's access while it goes over cells. The latest answers are kept: neighbouring cells
-  /// mostly have the same history.
+  /// One instruction's access while it goes over cells. The latest answers are kept: neighbouring
+  /// cells mostly have the same history.
   struct Access {
     Party* by = nullptr;
     Epoch epoch;

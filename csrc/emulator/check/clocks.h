@@ -1,8 +1,8 @@
 // Time of the happens-before checker: agents, what they have done, and who knows of it.
 //
-// An agent is something whose operations complete in order as far as anyone can see: a warp, the copies
-// that complete on one mbarrier, the tensor core as one warp uses it. Each counts its own time. A clock
-// says up to which time of every agent its owner may rely on.
+// An agent is something whose operations complete in order as far as anyone can see: a warp, the
+// copies that complete on one mbarrier, the tensor core as one warp uses it. Each counts its own
+// time. A clock says up to which time of every agent its owner may rely on.
 #pragma once
 
 #include <algorithm>
@@ -55,7 +55,8 @@ class Clock {
 
 /// What passes from one party to another at a barrier.
 ///   seen     operations that come before, for ordinary accesses
-///   proxied  of these, the ordinary ones that copies and MMAs may rely on too: those before a proxy fence
+///   proxied  of these, the ordinary ones that copies and MMAs may rely on too: those before a
+///            proxy fence
 ///   tensor   accesses to tensor memory that others may rely on (agents of their own)
 struct Knowledge {
   Clock seen, proxied, tensor;

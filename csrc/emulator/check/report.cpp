@@ -11,7 +11,8 @@ void Checker::found(const std::string& key, const std::string& text) {
   if (findings_.size() >= cluster_.options->max_findings) finish();
 }
 
-// ---- Names ----------------------------------------------------------------------------------------
+// ---- Names
+//      ----------------------------------------------------------------------------------------
 
 std::string Checker::warp_text(const Party& p) const {
   const Warp& w = *p.warp;
@@ -60,7 +61,8 @@ std::string Checker::actor(Epoch epoch, bool tensor) const {
   return (tensor ? kTensor[kind] : kShared[kind]) + warp;
 }
 
-// ---- What is missing ------------------------------------------------------------------------------
+// ---- What is missing
+//      ------------------------------------------------------------------------------
 
 /// Between an asynchronous operation of `queue` and x: its own warp's wait, or the way from there.
 std::string Checker::missing_wait(const Access& x, Epoch earlier, const Queue& queue,
@@ -145,7 +147,8 @@ std::string Checker::missing(const Access& x, Epoch earlier, bool earlier_writes
   return x.tensor ? missing_tensor(x, earlier) : missing_shared(x, earlier, earlier_writes);
 }
 
-// ---- The sentence ---------------------------------------------------------------------------------
+// ---- The sentence
+//      ---------------------------------------------------------------------------------
 
 std::string Checker::location_text(const Access& x, const Location& at) const {
   std::string where = x.tensor ? "tensor memory at column " + std::to_string(at.column) +

@@ -1,8 +1,8 @@
 // Who wrote a piece of memory last, and who has read it since.
 //
-// Tiles are read and written whole, so shared memory is kept in units of 16 bytes, and a unit is split into
-// its words only where an access covers part of it. Readers are sets that many cells share: each set
-// is stored once, under a number.
+// Tiles are read and written whole, so shared memory is kept in units of 16 bytes, and a unit is
+// split into its words only where an access covers part of it. Readers are sets that many cells
+// share: each set is stored once, under a number.
 #pragma once
 
 #include <array>
@@ -49,8 +49,8 @@ class SharedShadow {
   static constexpr uint32_t kUnit = 16, kWord = 4;
   explicit SharedShadow(size_t end) : units_((end + kUnit - 1) / kUnit) {}
 
-  /// visit(cell, offset) for the cells of [offset, offset + bytes). Where all of a split unit is written it
-  /// becomes whole again.
+  /// visit(cell, offset) for the cells of [offset, offset + bytes). Where all of a split unit is
+  /// written it becomes whole again.
   template <class Visit>
   void each(uint32_t offset, uint32_t bytes, bool writes, Visit visit) {
     const uint32_t end = offset + bytes;

@@ -5,7 +5,8 @@
 
 namespace fa4::emulator::check {
 
-// ---- Order in tensor memory -----------------------------------------------------------------------
+// ---- Order in tensor memory
+//      -----------------------------------------------------------------------
 
 bool Checker::tensor_ordered(const Access& x, Epoch earlier, bool earlier_writes) {
   const Party& p = *x.by;
@@ -20,8 +21,9 @@ bool Checker::tensor_ordered(const Access& x, Epoch earlier, bool earlier_writes
   const bool both_mma =
       earlier.agent() == tensor_agent(kTensorMmas, p) && x.epoch.agent() == earlier.agent();
   if (!both_mma) return false;
-  // MMAs of one thread take effect in the order of their issue where the ISA grants it: same accumulator and
-  // shape, or A in tensor memory that a later one overwrites. Widely used kernels rely on it everywhere.
+  // MMAs of one thread take effect in the order of their issue where the ISA grants it: same
+  // accumulator and shape, or A in tensor memory that a later one overwrites. Widely used kernels
+  // rely on it everywhere.
   if (!strict_) return true;
   if (!earlier_writes) return x.writes;
   return x.writes && p.mma_shapes[earlier.time()] == x.shape;
@@ -38,7 +40,8 @@ void Checker::over_tensor(Access& x, Cta& cta, uint32_t column, uint32_t columns
   }
 }
 
-// ---- Loads and stores -----------------------------------------------------------------------------
+// ---- Loads and stores
+//      -----------------------------------------------------------------------------
 
 void Checker::tensor_access(Warp& w, const Op& op, uint32_t column, uint32_t columns,
                             uint8_t groups, bool writes) {
@@ -96,7 +99,8 @@ void Checker::tensor_dealloc(Warp& w, const Op& op, uint32_t column, uint32_t co
   over_tensor(x, *w.cta, column, columns, 0xff);
 }
 
-// ---- tcgen05.mma ----------------------------------------------------------------------------------
+// ---- tcgen05.mma
+//      ----------------------------------------------------------------------------------
 
 void Checker::mma(Warp& w, const Op& op, const MmaOperands& operands) {
   Access shared = ordinary(w, op, false);
@@ -126,8 +130,9 @@ void Checker::mma(Warp& w, const Op& op, const MmaOperands& operands) {
   }
 }
 
-/// A commit hands over the MMAs of its thread, and implies fence::before. What that thread had seen comes
-/// before its MMAs, so it is handed over too: rings that copies fill and MMAs read rest on that.
+/// A commit hands over the MMAs of its thread, and implies fence::before. What that thread had seen
+/// comes before its MMAs, so it is handed over too: rings that copies fill and MMAs read rest on
+/// that.
 Parcel Checker::commit(Warp& w) {
   Party& p = party(w);
   auto parcel = std::make_shared<Knowledge>();
@@ -141,7 +146,8 @@ Parcel Checker::commit(Warp& w) {
   return parcel;
 }
 
-// ---- wgmma ----------------------------------------------------------------------------------------
+// ---- wgmma
+//      ----------------------------------------------------------------------------------------
 
 void Checker::wgmma(Warp& w, const Op& op, const uint32_t* units, uint32_t count) {
   Access x = ordinary(w, op, false);

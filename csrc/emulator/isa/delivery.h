@@ -24,13 +24,15 @@ inline SharedPlace shared_place(Cluster& cluster, uint64_t address) {
   return {&cluster.cta_of_address(low), offset_of(low)};
 }
 
-/// What copies into shared memory have in common: where the data goes and which barriers hear of it.
+/// What copies into shared memory have in common: where the data goes and which barriers hear of
+/// it.
 struct Delivery {
   std::vector<SharedPlace> targets;
   std::vector<SharedPlace> barriers;
   std::vector<uint32_t> numbers;  // the checker's, by target
 
-  /// Tells the checker of a copy of so many bytes; `source` is where they come from, if that is shared memory.
+  /// Tells the checker of a copy of so many bytes; `source` is where they come from, if that is
+  /// shared memory.
   void tell(Warp& w, const Op& op, uint32_t bytes, const SharedPlace* source) {
     check::Checker* const checker = w.cta->cluster->checker.get();
     for (size_t i = 0; checker != nullptr && i < targets.size(); ++i) {
@@ -55,8 +57,8 @@ struct Delivery {
   }
 };
 
-/// Where a multicast goes: the same offsets in every CTA of the mask. Copies of a CTA pair may signal
-/// the barrier of one CTA of the pair for both.
+/// Where a multicast goes: the same offsets in every CTA of the mask. Copies of a CTA pair may
+/// signal the barrier of one CTA of the pair for both.
 inline Delivery delivery(Cluster& cluster, uint64_t target, uint64_t barrier, int mask, bool pair) {
   const SharedPlace to = shared_place(cluster, target), signal = shared_place(cluster, barrier);
   if (mask < 0) return {{to}, {signal}, {}};

@@ -151,7 +151,7 @@ class Mma : public Operation {
   int rows() const { return i_.m / group_; }
   Cta& cta(int c) const { return cluster_.ctas[leader_ + static_cast<uint32_t>(c)]; }
 
-  /// Which groups of sixteen lanes the rows of one CTA lie in, see read_a_from_tmem and multiply_cta.
+  /// Which groups of sixteen lanes the rows of one CTA lie in: see read_a_from_tmem.
   uint8_t lane_groups(uint32_t lane, int rows) const {
     const uint32_t groups = rows == 64 && group_ == 1 ? 0x55u : (1u << rows / 16) - 1;
     return static_cast<uint8_t>(groups << lane / 16);

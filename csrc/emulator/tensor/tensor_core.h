@@ -30,8 +30,8 @@ struct SharedOperand {
 /// offset, an operand that ends beyond shared_bytes.
 std::string descriptor_problem(const SharedOperand& operand, size_t shared_bytes);
 
-/// Shared-memory offsets of the units of 16 bytes that the operand consists of, and how many they are.
-/// The descriptor is one that descriptor_problem accepts.
+/// Shared-memory offsets of the units of 16 bytes that the operand consists of, and their number. The
+/// descriptor is one that descriptor_problem accepts.
 constexpr uint32_t kMostUnits = 512;
 uint32_t operand_units(const SharedOperand& operand, uint32_t* units);
 

@@ -1,4 +1,5 @@
-// Idioms of handing over memory, for the checker. `without` names one step that is left out; 0: none.
+// Idioms of handing over memory, for the checker. `without` names one step that is left out; 0:
+// none.
 #include "ptx.cuh"
 
 namespace {
@@ -49,7 +50,8 @@ KERNEL copy_takes_what_threads_wrote(uint32_t* out, int without) {
   }
 }
 
-/// A ring of one stage from the copy engine to the threads of warp 1. Rows full and empty of the plan.
+/// A ring of one stage from the copy engine to the threads of warp 1. Rows full and empty of the
+/// plan.
 KERNEL copies_hand_over(const uint32_t* in, uint32_t* out, int rounds, int without) {
   const uint32_t full = ptx::shared_address(dynamic_shared), empty = full + 8;
   uint32_t* const buffer = words_at(kBuffer);

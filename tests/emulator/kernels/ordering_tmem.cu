@@ -1,4 +1,5 @@
-// Idioms of tensor memory (sm_100), for the checker. `without` names one step that is left out; 0: none.
+// Idioms of tensor memory (sm_100), for the checker. `without` names one step that is left out; 0:
+// none.
 #include "ptx.cuh"
 
 namespace {
@@ -20,8 +21,8 @@ DEVICE uint32_t quarter() {
 
 }  // namespace
 
-/// Warp 4 multiplies: S = A B, then O = P B, then S anew. Warps 0 to 3 turn S into P, and read O. Rows
-/// s_full, p_full and o_full of the plan.
+/// Warp 4 multiplies: S = A B, then O = P B, then S anew. Warps 0 to 3 turn S into P, and read O.
+/// Rows s_full, p_full and o_full of the plan.
 KERNEL __launch_bounds__(160) tensor_memory_hand_over(uint32_t* out, int without) {
   __shared__ uint32_t tmem_address;
   const uint32_t s_full = ptx::shared_address(dynamic_shared), p_full = s_full + 8;

@@ -1,4 +1,5 @@
-// Idioms around wgmma (sm_90a), for the checker. `without` names one step that is left out; 0: none.
+// Idioms around wgmma (sm_90a), for the checker. `without` names one step that is left out; 0:
+// none.
 #include "ptx.cuh"
 
 namespace {
