@@ -155,6 +155,9 @@ def test_copies(machine: Machine) -> None:
             "deadlock",
             CLEAN,
             CLEAN,
+            f"warp 1, line .*, reads shared memory at 0x440 that {copy}writes: "
+            f"{not_waited.format(1)}; its last wait for it, line .*, passed when 0 phases were|"
+            "deadlock|no barrier between them|" + UNWRITTEN,
         ],
         barrier_names={0x400: "full", 0x408: "empty"},
     )

@@ -75,7 +75,10 @@ void Checker::mbarrier_waited(Warp& w, const Op& op, Cta& cta, uint32_t offset) 
   if (b == nullptr) return;
   check_ready(w, op, cta, offset, *b, false);
   check_planned_wait(w, op, *b, offset);
-  hear(party(w), b->done);
+  Party& p = party(w);
+  hear(p, b->done);
+  if (b->waits.size() <= p.index) b->waits.resize(parties_.size());
+  b->waits[p.index] = {pc_of(w, op), b->phases, true};
 }
 
 void Checker::promise(Warp& w, const Op& op, Cta& cta, uint32_t offset, bool commit) {
@@ -101,6 +104,7 @@ void Checker::phase_complete(Cta& cta, uint32_t offset) {
   if (b == nullptr) return;
   b->done.join(b->arriving);
   b->arriving.clear();
+  ++b->phases;
   b->teller = UINT32_MAX;
   b->bytes_announced = false;
 }

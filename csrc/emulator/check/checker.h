@@ -172,7 +172,14 @@ class Checker {
     uint32_t copies = 0;
     std::vector<uint32_t> pending;              // numbers of copies under way, ascending
     uint32_t teller = UINT32_MAX, told_at = 0;  // who joined `arriving` last, and when
-    bool bytes_announced = false;               // in the running phase
+    uint64_t phases = 0;                        // complete
+    struct Wait {
+      uint32_t pc = 0;
+      uint64_t phases = 0;  // complete when it passed
+      bool any = false;
+    };
+    std::vector<Wait> waits;       // the latest of each party, for reports
+    bool bytes_announced = false;  // in the running phase
     PlanPlace plan;
   };
 
@@ -279,6 +286,7 @@ class Checker {
   std::string actor(Epoch epoch, bool tensor) const;
   std::string missing(const Access& x, Epoch earlier, bool earlier_writes) const;
   std::string missing_shared(const Access& x, Epoch earlier, bool earlier_writes) const;
+  std::string last_wait(const Party& p, uint32_t rank, uint32_t offset) const;
   std::string missing_commit(const Access& x, Epoch earlier) const;
   std::string missing_tensor(const Access& x, Epoch earlier) const;
   std::string missing_wait(const Access& x, Epoch earlier, const Queue& queue, const char* wait,

@@ -81,6 +81,17 @@ std::string Checker::missing_wait(const Access& x, Epoch earlier, const Queue& q
   return "";
 }
 
+/// A wait for the wrong parity passes, but for another phase.
+std::string Checker::last_wait(const Party& p, uint32_t rank, uint32_t offset) const {
+  const auto found = ctas_[rank].mbarriers.find(offset);
+  if (found == ctas_[rank].mbarriers.end()) return "";
+  const auto& waits = found->second.waits;
+  if (p.index >= waits.size() || !waits[p.index].any) return "";
+  const uint64_t phases = waits[p.index].phases;
+  return "; its last wait for it, " + line_text(waits[p.index].pc) + ", passed when " +
+         std::to_string(phases) + (phases == 1 ? " phase was" : " phases were") + " complete";
+}
+
 std::string Checker::missing_shared(const Access& x, Epoch earlier, bool earlier_writes) const {
   const auto count = static_cast<uint32_t>(parties_.size());
   const uint32_t kind = earlier.agent() / count;
@@ -88,7 +99,7 @@ std::string Checker::missing_shared(const Access& x, Epoch earlier, bool earlier
   if (kind >= kKinds) {
     const auto& [rank, offset] = barrier_agents_[earlier.agent() - kKinds * count];
     return me + " has not waited for the phase of " + name_of(rank, offset) +
-           " that the copy completes";
+           " that the copy completes" + last_wait(*x.by, rank, offset);
   }
   const Party& other = party_of(earlier);
   const std::string they = warp_text(other);

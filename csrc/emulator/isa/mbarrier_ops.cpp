@@ -93,7 +93,7 @@ std::string wait_text(const Warp& w, const Op& op, uint32_t lanes) {
 
 /// Lanes whose phase is complete.
 uint32_t passed_lanes(Warp& w, const Op& op) {
-  uint32_t passed = 0;
+  uint32_t passed = 0, told = UINT32_MAX;
   each_lane(w, op, [&](Cta& cta, uint32_t offset, uint32_t l) {
     if (cta.rank != w.cta->rank) {
       throw Fault("mbarrier: only barriers of the own CTA can be waited for, got one of CTA " +
@@ -101,8 +101,10 @@ uint32_t passed_lanes(Warp& w, const Op& op) {
     }
     if (!mbarrier_passed(cta, offset, awaited_parity(w, op, l))) return;
     passed |= 1u << l;
-    if (auto* const checker = cta.cluster->checker.get())
-      checker->mbarrier_waited(w, op, cta, offset);
+    check::Checker* const checker = cta.cluster->checker.get();
+    if (checker == nullptr || told == offset) return;
+    checker->mbarrier_waited(w, op, cta, offset);
+    told = offset;
   });
   return passed;
 }

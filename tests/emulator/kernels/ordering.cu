@@ -71,7 +71,7 @@ KERNEL copies_hand_over(const uint32_t* in, uint32_t* out, int rounds, int witho
       }
       ptx::bulk_load(ptx::shared_address(buffer), in + 32 * round, 128, full);
     } else if (warp_index() == 1) {
-      if (without != 4) ptx::mbarrier_wait(full, round % 2);
+      if (without != 4) ptx::mbarrier_wait(full, (round + (without == 8 ? 1 : 0)) % 2);
       out[32 * round + lane_index()] = buffer[lane_index()];
       __syncwarp();
       if (lane_index() == 0 && without != 5) ptx::mbarrier_arrive(empty);
