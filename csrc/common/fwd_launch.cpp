@@ -208,18 +208,18 @@ TensorMapSpec key_map(const FwdParams& p, const FwdPlanRow& plan, const Input& t
           .l2_fetch = l2_fetch(head_dim)};
 }
 
-Status encode_maps(const FwdParams& p, const FwdPlanRow& plan, FwdArgs* args) {
+Status encode_maps(const FwdParams& p, const FwdPlanRow& plan, int device, FwdArgs* args) {
   const int32_t heads = args->packed_heads;
   const TensorMapSpec q = query_map(p, plan, p.q, p.head_dim, heads, args->box_queries);
   const TensorMapSpec k = key_map(p, plan, p.k, p.head_dim, plan.block_n);
   const TensorMapSpec v = key_map(p, plan, p.v, p.head_dim_v, plan.value_rows);
-  if (Status s = driver::encode_tensor_map("q", q, &args->q); !s.ok()) return s;
-  if (Status s = driver::encode_tensor_map("k", k, &args->k); !s.ok()) return s;
-  if (Status s = driver::encode_tensor_map("v", v, &args->v); !s.ok()) return s;
+  if (Status s = driver::encode_tensor_map("q", q, device, &args->q); !s.ok()) return s;
+  if (Status s = driver::encode_tensor_map("k", k, device, &args->k); !s.ok()) return s;
+  if (Status s = driver::encode_tensor_map("v", v, device, &args->v); !s.ok()) return s;
   if (!args->tensor_store) return {};
   const Input data{p.out.data, p.out.stride};
   const TensorMapSpec out = query_map(p, plan, data, p.head_dim_v, heads, plan.out_rows / heads);
-  return driver::encode_tensor_map("out", out, &args->out);
+  return driver::encode_tensor_map("out", out, device, &args->out);
 }
 
 // ---- Arguments ---------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ Status launch_fwd(const KernelRow& kernel, const FwdPlanRow& plan, const FwdPara
   if (Status s = driver::table(&table); !s.ok()) return s;
   const driver::ContextGuard current(*table, context.device.ordinal);  // for the maps
   if (!current.status().ok()) return current.status();
-  if (Status s = encode_maps(params, plan, &args); !s.ok()) return s;
+  if (Status s = encode_maps(params, plan, context.device.ordinal, &args); !s.ok()) return s;
   driver::DeviceInfo device;
   if (Status s = driver::device_info(context.device.ordinal, &device); !s.ok()) return s;
 

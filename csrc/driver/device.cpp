@@ -10,27 +10,30 @@ namespace fa4::driver {
 
 namespace {
 
-/// Answers that do not change while a table is in use, asked once per (table, device).
-template <class Value>
-class PerDevice {
- public:
-  template <class Ask>
-  Status get(const Table& driver, int ordinal, Value* result, Ask ask) {
-    const std::lock_guard lock(mutex_);
-    const auto key = std::make_pair(&driver, ordinal);
-    if (const auto found = values_.find(key); found != values_.end()) {
-      *result = found->second;
-      return {};
-    }
-    Status status = ask(result);
-    if (status.ok()) values_.emplace(key, *result);
-    return status;
+/// Answers that do not change while a table is in use, asked once per (table, device). A thread
+/// keeps what it has learned: a call takes no lock, which calls of other threads may hold. Every
+/// place of use has its own answers, because Ask is the type of its lambda.
+template <class Value, class Ask>
+Status ask_once(const Table& driver, int ordinal, Value* result, Ask ask) {
+  using Answers = std::map<std::pair<const Table*, int>, Value>;
+  thread_local Answers known;
+  const auto key = std::make_pair(&driver, ordinal);
+  if (const auto found = known.find(key); found != known.end()) {
+    *result = found->second;
+    return {};
   }
-
- private:
-  std::mutex mutex_;
-  std::map<std::pair<const Table*, int>, Value> values_;
-};
+  static std::mutex mutex;
+  static Answers answers;  // of all threads
+  const std::lock_guard lock(mutex);
+  if (const auto found = answers.find(key); found != answers.end()) {
+    *result = found->second;
+  } else {
+    if (Status s = ask(result); !s.ok()) return s;
+    answers.emplace(key, *result);
+  }
+  known.emplace(key, *result);
+  return {};
+}
 
 /// A text that stays for the life of the process.
 std::string_view kept(std::string text) {
@@ -67,16 +70,14 @@ Status ask_device(const Table& driver, int ordinal, DeviceInfo* result) {
 
 /// Facts about device `ordinal` of a table. Asked at every call: only the first asks the driver.
 Status known_device(const Table& driver, int ordinal, DeviceInfo* result) {
-  static PerDevice<DeviceInfo> infos;
-  return infos.get(driver, ordinal, result,
-                   [&](DeviceInfo* info) { return ask_device(driver, ordinal, info); });
+  return ask_once(driver, ordinal, result,
+                  [&](DeviceInfo* info) { return ask_device(driver, ordinal, info); });
 }
 
 /// The primary context of a device, retained once and kept: the process needs it as long as it
 /// launches.
 Status primary_context(const Table& driver, int ordinal, CUcontext* result) {
-  static PerDevice<CUcontext> contexts;
-  return contexts.get(driver, ordinal, result, [&](CUcontext* context) {
+  return ask_once(driver, ordinal, result, [&](CUcontext* context) {
     DeviceInfo info;
     if (Status s = known_device(driver, ordinal, &info); !s.ok()) return s;
     return check(driver, driver.cuDevicePrimaryCtxRetain(context, info.handle),

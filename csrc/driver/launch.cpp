@@ -3,6 +3,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -19,32 +20,41 @@ const unsigned char* code_of(const Table& driver, const Image& image) {
   return driver.takes_ptx ? image.ptx_begin : image.cubin_begin;
 }
 
+/// A kernel and the dynamic shared memory it is allowed on a device.
+struct ReadyKernel {
+  CUkernel kernel = nullptr;
+  size_t shared_bytes = 0;
+};
+
 /// Kernels by (table, image). A CUkernel serves every context; the driver instantiates it where it
 /// is launched.
 class LoadedKernels {
  public:
   /// The kernel, ready for `request` on its device.
   Status get(const Table& driver, const char* name, const Image& image, const Launch& request,
-             CUkernel* result) {
+             ReadyKernel* result) {
     const std::lock_guard lock(mutex_);
     Loaded& loaded = kernels_[{&driver, code_of(driver, image)}];
     if (loaded.kernel == nullptr) {
       if (Status s = load(driver, name, image, &loaded.kernel); !s.ok()) return s;
     }
-    *result = loaded.kernel;
-    if (request.shared_bytes <= kDefaultSharedBytes) return {};
     const auto device = static_cast<size_t>(request.device);
-    if (loaded.shared_bytes.size() <= device) loaded.shared_bytes.resize(device + 1);
-    if (loaded.shared_bytes[device] >= request.shared_bytes) return {};
-    Status s = allow_shared_bytes(driver, name, loaded.kernel, request);
-    if (s.ok()) loaded.shared_bytes[device] = request.shared_bytes;
-    return s;
+    if (loaded.shared_bytes.size() <= device) {
+      loaded.shared_bytes.resize(device + 1, kDefaultSharedBytes);
+    }
+    size_t& allowed = loaded.shared_bytes[device];
+    if (allowed < request.shared_bytes) {
+      if (Status s = allow_shared_bytes(driver, name, loaded.kernel, request); !s.ok()) return s;
+      allowed = request.shared_bytes;
+    }
+    *result = {loaded.kernel, allowed};
+    return {};
   }
 
  private:
   struct Loaded {
     CUkernel kernel = nullptr;
-    std::vector<size_t> shared_bytes;  // allowed, by device; 0 is the default
+    std::vector<size_t> shared_bytes;  // allowed, by device
   };
 
   static Status load(const Table& driver, const char* name, const Image& image, CUkernel* kernel) {
@@ -82,17 +92,29 @@ class LoadedKernels {
   std::map<std::pair<const Table*, const unsigned char*>, Loaded> kernels_;
 };
 
+/// The kernel, ready for `request` on its device. A thread keeps what it has launched: a call takes
+/// no lock, which calls of other threads may hold. What a kernel is allowed never shrinks.
+Status ready_kernel(const Table& driver, const char* name, const Image& image,
+                    const Launch& request, CUkernel* result) {
+  static LoadedKernels loaded;
+  thread_local std::map<std::tuple<const Table*, const unsigned char*, int>, ReadyKernel> known;
+  ReadyKernel& ready = known[{&driver, code_of(driver, image), request.device}];
+  if (ready.kernel == nullptr || ready.shared_bytes < request.shared_bytes) {
+    if (Status s = loaded.get(driver, name, image, request, &ready); !s.ok()) return s;
+  }
+  *result = ready.kernel;
+  return {};
+}
+
 }  // namespace
 
 Status launch(const char* name, const Image& image, const Launch& request) {
-  static LoadedKernels loaded;
-
   const Table* driver = nullptr;
   if (Status s = table(&driver); !s.ok()) return s;
   const ContextGuard context(*driver, request.device);
   if (!context.status().ok()) return context.status();
   CUkernel kernel = nullptr;
-  if (Status s = loaded.get(*driver, name, image, request, &kernel); !s.ok()) return s;
+  if (Status s = ready_kernel(*driver, name, image, request, &kernel); !s.ok()) return s;
 
   CUlaunchConfig config{};
   config.gridDimX = request.grid.x;

@@ -29,22 +29,9 @@ bool can_step(int64_t stride) {
          stride * kElementBytes % kAlignment == 0;
 }
 
-}  // namespace
-
-bool tensor_map_fits(const void* base, int rank, const int64_t* size, const int64_t* stride) {
-  bool fits = reinterpret_cast<uintptr_t>(base) % kAlignment == 0;
-  for (int i = 0; i < rank; ++i) {
-    if (size[i] == 0) return true;
-    fits = fits && (size[i] == 1 || can_step(stride[i]));
-  }
-  return fits;
-}
-
-Status encode_tensor_map(const char* name, const TensorMapSpec& spec, TensorMap* result) {
+/// The driver's part: the map as cuTensorMapEncodeTiled takes it.
+CUresult encode(const Table& driver, const TensorMapSpec& spec, TensorMap* result) {
   static_assert(sizeof(TensorMap) == sizeof(CUtensorMap));
-  const Table* driver = nullptr;
-  if (Status s = table(&driver); !s.ok()) return s;
-
   cuuint64_t sizes[TensorMapSpec::kMaxRank];
   cuuint64_t strides[TensorMapSpec::kMaxRank - 1];  // bytes, of dimensions 1 and up
   cuuint32_t box[TensorMapSpec::kMaxRank];
@@ -62,15 +49,75 @@ Status encode_tensor_map(const char* name, const TensorMapSpec& spec, TensorMap*
     box[i] = static_cast<cuuint32_t>(spec.box[i]);
     if (i > 0) strides[i - 1] = static_cast<cuuint64_t>(stride);
   }
-  const CUresult encoded = driver->cuTensorMapEncodeTiled(
+  return driver.cuTensorMapEncodeTiled(
       reinterpret_cast<CUtensorMap*>(result), element_type(spec.dtype),
       static_cast<cuuint32_t>(spec.rank), const_cast<void*>(spec.base), sizes, strides, box, steps,
       CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle_mode(spec.swizzle),
       spec.l2_fetch == L2Fetch::k256Bytes ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B
                                           : CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (encoded == CUDA_SUCCESS) return {};
-  return check(*driver, encoded, std::string("tensor map of ") + name);
+}
+
+/// The maps that were encoded last. A map follows from driver, device and spec alone: so none ever
+/// becomes wrong, whatever becomes of the memory.
+class RecentMaps {
+ public:
+  const TensorMap* find(const Table* driver, int device, const TensorMapSpec& spec) const {
+    for (int i = 0; i < kMaps; ++i) {
+      if (bases_[i] != spec.base) continue;  // most differ, and these lie side by side
+      const Entry& entry = entries_[i];
+      if (entry.driver == driver && entry.device == device && entry.spec == spec) return &entry.map;
+    }
+    return nullptr;
+  }
+
+  void add(const Table* driver, int device, const TensorMapSpec& spec, const TensorMap& map) {
+    bases_[next_] = spec.base;
+    entries_[next_] = {map, driver, device, spec};
+    next_ = (next_ + 1) % kMaps;
+  }
+
+ private:
+  static constexpr int kMaps = 16;  // of four forward calls at least
+
+  struct Entry {
+    TensorMap map;
+    const Table* driver;  // null: no entry yet
+    int device;
+    TensorMapSpec spec;
+  };
+
+  const void* bases_[kMaps] = {};
+  Entry entries_[kMaps] = {};
+  int next_ = 0;
+};
+
+}  // namespace
+
+bool tensor_map_fits(const void* base, int rank, const int64_t* size, const int64_t* stride) {
+  bool fits = reinterpret_cast<uintptr_t>(base) % kAlignment == 0;
+  for (int i = 0; i < rank; ++i) {
+    if (size[i] == 0) return true;
+    fits = fits && (size[i] == 1 || can_step(stride[i]));
+  }
+  return fits;
+}
+
+Status encode_tensor_map(const char* name, const TensorMapSpec& spec, int device,
+                         TensorMap* result) {
+  const Table* driver = nullptr;
+  if (Status s = table(&driver); !s.ok()) return s;
+  thread_local RecentMaps recent;
+  if (const TensorMap* known = recent.find(driver, device, spec)) {
+    *result = *known;
+    return {};
+  }
+  const CUresult encoded = encode(*driver, spec, result);
+  if (encoded != CUDA_SUCCESS) {
+    return check(*driver, encoded, std::string("tensor map of ") + name);
+  }
+  recent.add(driver, device, spec, *result);
+  return {};
 }
 
 }  // namespace fa4::driver

@@ -27,15 +27,18 @@ struct TensorMapSpec {
   int box[kMaxRank] = {};         // elements, at most 256; [0] at most the swizzle's span
   Swizzle swizzle = Swizzle::k128B;
   L2Fetch l2_fetch = L2Fetch::k128Bytes;
+
+  bool operator==(const TensorMapSpec&) const = default;
 };
 
 /// Whether a tensor of 16-bit elements can have a map: its base and the dimensions beside the
 /// contiguous one, in any order. A tensor without elements always can.
 bool tensor_map_fits(const void* base, int rank, const int64_t* size, const int64_t* stride);
 
-/// Encodes the map through the driver; a context of the device must be current (ContextGuard).
-/// `name` of the tensor, for messages. An empty tensor gets the map of a single row, through which
-/// nothing may be read.
-Status encode_tensor_map(const char* name, const TensorMapSpec& spec, TensorMap* result);
+/// The map, encoded by the driver unless it is one of the last that this thread asked for. A context
+/// of `device` (its ordinal) must be current (ContextGuard). `name` of the tensor, for messages. An
+/// empty tensor gets the map of a single row, through which nothing may be read.
+Status encode_tensor_map(const char* name, const TensorMapSpec& spec, int device,
+                         TensorMap* result);
 
 }  // namespace fa4::driver

@@ -113,6 +113,25 @@ TEST(FwdLaunch, MapsOfDenseTensors) {
   EXPECT_EQ(state.launch_contexts.at(0), driver::test::context(1));
 }
 
+TEST(FwdLaunch, TheSameCallOnTheSameDeviceNeedsNoMapAnew) {
+  FakeDriver fake;
+  state.args_bytes = sizeof(FwdArgs);
+  const KernelRow kernel = kernel_of(DType::kBFloat16, 64);
+  Context context;
+  std::vector<FwdArgs> args;
+  for (int device : {0, 1, 0}) {
+    context.device = {Device::kCuda, device};
+    ASSERT_TRUE(sm90::launch_fwd(kernel, dense_call({}), context).ok());
+    args.push_back(launched_args());
+  }
+  ASSERT_EQ(state.maps.size(), 8u);
+  for (int map = 0; map < 8; ++map) {
+    EXPECT_EQ(state.maps[map].context, driver::test::context(map / 4)) << "map " << map;
+  }
+  EXPECT_EQ(encoded(args[1].q).context, driver::test::context(1));
+  EXPECT_EQ(std::memcmp(&args[0], &args[2], sizeof(FwdArgs)), 0);
+}
+
 TEST(FwdLaunch, MapsOfPackedTensors) {
   FakeDriver fake;
   constexpr uint32_t kM = Plan<64>::kBlockM, kN = Plan<64>::kBlockN;
@@ -314,9 +333,8 @@ TEST(FwdLaunch, AddressesAndStridesArePassedOn) {
 }
 
 TEST(FwdLaunch, HowOutIsStored) {
-  FakeDriver fake;
   const auto expect = [](const FwdParams& p, bool tensor, bool vector, const char* what) {
-    state.maps.clear();
+    FakeDriver fake;  // one that has encoded no map yet
     const FwdArgs args = args_of(p);
     EXPECT_EQ(args.tensor_store, tensor) << what;
     EXPECT_EQ(args.vector_store, vector) << what;

@@ -106,6 +106,29 @@ TEST(Launch, TheDriverIsAskedForTheDeviceOnce) {
   EXPECT_EQ(state.device_gets, 1);
 }
 
+TEST(Launch, WhatOneThreadPreparedServesTheOthers) {
+  FakeDriver fake;
+  static const unsigned char bytes[4] = {};
+  const int args = 0;
+  const auto launch_with = [&](size_t shared_bytes) {
+    Launch request = small_launch(&args);
+    request.shared_bytes = shared_bytes;
+    EXPECT_TRUE(launch("kernel", image_at(bytes), request).ok());
+  };
+  launch_with(200 * 1024);
+  std::thread([&] {
+    launch_with(200 * 1024);
+    launch_with(220 * 1024);
+  }).join();
+  launch_with(220 * 1024);
+  launch_with(200 * 1024);
+  EXPECT_EQ(state.loads, 1);
+  EXPECT_EQ(state.device_gets, 1);
+  EXPECT_EQ(state.shared_bytes, (std::vector<int>{200 * 1024, 220 * 1024}))
+      << "asked for as it grows, never taken back";
+  EXPECT_EQ(state.launches.size(), 5u);
+}
+
 TEST(Launch, OldDriverIsNamedWithBothVersions) {
   FakeDriver fake;
   static const unsigned char bytes[4] = {};
