@@ -9,7 +9,7 @@ namespace fa4 {
 
 /// The lowest `count` of 32 bits; none for a negative count, all for one past 31.
 FA4_D uint32_t low_bits(int count) {
-  return count <= 0 ? 0u : count >= 32 ? ~0u : (1u << count) - 1;
+  return ~__funnelshift_lc(0u, ~0u, max_of(count, 0));  // a shift that ends at 32
 }
 
 /// tanh, relative error 3e-7; tanh.approx is off by 5e-4. Near 0, where 1 - 2 / (e^2y + 1) would

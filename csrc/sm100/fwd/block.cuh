@@ -32,8 +32,12 @@ struct Block {
   FA4_D QueryTile& tile(int stage) const {
     return reinterpret_cast<QueryTile*>(shared + Plan::kTileOffset)[stage];
   }
+  FA4_D uint32_t stat_offset(int half, int row) const {
+    return Plan::kStatOffset +
+           (half * Plan::kHalfRows + row) * static_cast<uint32_t>(sizeof(RowStat));
+  }
   FA4_D RowStat& stat(int half, int row) const {
-    return reinterpret_cast<RowStat*>(shared + Plan::kStatOffset)[half * Plan::kHalfRows + row];
+    return *reinterpret_cast<RowStat*>(shared + stat_offset(half, row));
   }
   /// Base of the block's tensor memory.
   FA4_D uint32_t tmem() const {

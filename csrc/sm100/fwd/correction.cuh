@@ -21,11 +21,10 @@ struct Correction {
   uint32_t tmem;
   uint32_t stat_parity = 0;  // flips when both halves have been heard
   uint32_t o_parity = 0;     // with a tile
-  int v_steps = 0;           // stages of V that earlier tiles have gone through
+  int v_parts = 0;           // stages of V that earlier tiles have gone through
   Ring<max_of(Plan::kOutStages, 1)> out_ring{kWriter};
 
   FA4_D int row() const { return 32 * warp + lane_index(); }
-  FA4_D int thread() const { return row(); }  // of the warpgroup
 
   FA4_D RowStat receive(int half) {
     b.template wait<kStatFull>(4 * half + warp, stat_parity);
@@ -37,16 +36,19 @@ struct Correction {
   /// Value rows behind the last key become 0: their weights are, but 0 times NaN is not. Only the
   /// last block of a tile has such rows, and it comes first.
   FA4_D void clean_values(const QueryTile& tile) {
+    // A stage's use before this one belongs to the tile before, whose end the correction has seen:
+    // so the parity cannot be that of an older phase.
+    static_assert(Plan::kVStages >= Plan::kValueParts);
     const int first = tile.k_length - (tile.blocks.last - 1) * Plan::kBlockN;
 #pragma unroll 1
     for (int part = 0; part < Plan::kValueParts; ++part) {
-      const int position = v_steps + part;
+      const int position = v_parts + part;
       const int stage = position % Plan::kVStages;
       b.template wait<kVFull>(stage, position / Plan::kVStages % 2);
       const int rows = Plan::kValueRows * (part + 1) - first;  // to clear, maybe all of the part
       constexpr int kUnits = Plan::kHeadDimV / 8;              // of 16 bytes, per row
 #pragma unroll 1
-      for (int unit = thread(); unit < min_of(rows, Plan::kValueRows) * kUnits; unit += 128) {
+      for (int unit = row(); unit < min_of(rows, Plan::kValueRows) * kUnits; unit += 128) {
         const int value_row = Plan::kValueRows - 1 - unit / kUnits;
         const uint32_t offset = Plan::v_layout().offset(value_row, unit % kUnits * 8);
         *reinterpret_cast<uint4*>(b.shared + Plan::kVOffset + stage * Plan::kVBytes + offset) =
@@ -63,19 +65,20 @@ struct Correction {
     if (__any_sync(kAllLanes, factor != 1.0f)) {
       ptx::tcgen05_fence_after();
 #pragma unroll 1
-      for (int column = 0; column < Plan::kHeadDimV; column += 16) {
+      for (int column = 0; column < Plan::kHeadDimV; column += kFragment) {
         const uint32_t address = tmem_address(tmem, warp, Plan::tmem_o(half) + column);
-        float o[16];
-        ptx::tcgen05_ld_x16(o, address);
+        float o[kFragment];
+        ptx::tcgen05_ld_x32(o, address);
         ptx::tcgen05_wait_ld();
         ptx::hold(o);
 #pragma unroll
-        for (int i = 0; i < 16; i += 2) {
+        for (int i = 0; i < kFragment; i += 2) {
           const float2 scaled = __fmul2_rn(float2{o[i], o[i + 1]}, float2{factor, factor});
           o[i] = scaled.x;
           o[i + 1] = scaled.y;
         }
         ptx::tcgen05_st_x16(address, o);
+        ptx::tcgen05_st_x16(address + kFragment / 2, o + kFragment / 2);
       }
       ptx::tcgen05_wait_st();
       ptx::tcgen05_fence_before();
@@ -92,9 +95,11 @@ struct Correction {
     b.template wait<kOFull>(half, o_parity);
     ptx::tcgen05_fence_after();
     const bool staged = Plan::kOutStages > 0 && b.args.tensor_store;
-    if (staged) b.template wait<kOutEmpty>(out_ring.stage, out_ring.parity);
 #pragma unroll 1
     for (int column = 0; column < Plan::kHeadDimV; column += kFragment) {
+      // A stage takes one span of columns: the next can be filled while it is sent.
+      const int in_span = column % Plan::kSpanColumns;
+      if (staged && in_span == 0) b.template wait<kOutEmpty>(out_ring.stage, out_ring.parity);
       float o[kFragment];
       ptx::tcgen05_ld_x32(o, tmem_address(tmem, warp, Plan::tmem_o(half) + column));
       ptx::tcgen05_wait_ld();
@@ -104,18 +109,21 @@ struct Correction {
         const uint4 unit = rounded(o + i, result.scale);
         if (staged) {
           *reinterpret_cast<uint4*>(b.shared + b.out_offset(out_ring.stage) +
-                                    Plan::out_layout().offset(row(), column + i)) = unit;
+                                    Plan::out_layout().offset(row(), in_span + i)) = unit;
         } else if (at.owned && column + i < b.args.head_dim_v) {
           store_unit(b.args, offset_of(b.args.out_stride, tile, at) + column + i, unit);
         }
       }
+      if (column + kFragment == Plan::kHeadDimV) {
+        ptx::tcgen05_fence_before();
+        b.template release<kOEmpty>(half);
+      }
+      if (staged && in_span + kFragment == Plan::kSpanColumns) {
+        ptx::fence_proxy_async();  // by every writer: the copy reads what these stores wrote
+        b.template release<kOutFull>(out_ring.stage);
+        out_ring.advance();
+      }
     }
-    ptx::tcgen05_fence_before();
-    b.template release<kOEmpty>(half);
-    if (!staged) return;
-    ptx::fence_proxy_async();  // by every writer: the copy reads what these stores wrote
-    b.template release<kOutFull>(out_ring.stage);
-    out_ring.advance();
   }
 
   /// Eight columns scaled and rounded. A row without result is 0 whatever was accumulated: it may be
@@ -145,7 +153,7 @@ FA4_D void role_correction(const Block<kConfig>& b, int warp) {
     if (tile.valid == 0) return;
     const int blocks = tile.blocks.size();
     if (b.ragged(tile)) correction.clean_values(tile);
-    correction.v_steps += blocks * Plan::kValueParts;
+    correction.v_parts += blocks * Plan::kValueParts;
 #pragma unroll 1
     for (int step = 1; step < blocks; ++step) {
 #pragma unroll 1

@@ -43,7 +43,9 @@ template <FwdConfig kConfig>
 FA4_D void fwd_body(const FwdArgs& args) {
   using Plan = FwdPlan<kConfig>;
   extern __shared__ __align__(1024) uint8_t shared[];
-  const Block<kConfig> block{args, shared, shared_address(shared)};
+  uint32_t address = shared_address(shared);
+  ptx::keep_here(address);  // a register, not three instructions wherever it is used
+  const Block<kConfig> block{args, shared, address};
   const int warp = warp_index();
 
   if (threadIdx.x == 0) {

@@ -20,8 +20,8 @@ struct Item {
   FA4_D bool valid() const { return left >= 0; }
 };
 
-/// The list of items goes on over tile borders, so the tensor core never waits for the end of a
-/// tile:
+/// The list of items goes on over tile borders, so the scores of a tile do not wait for the end of
+/// the one before:
 ///
 ///     S0(0) S1(0) | O0(0) S0(1) O1(0) S1(1) | ... | O0(n) S0'(0) O1(n) S1'(0) | ...   (' next tile)
 template <FwdConfig kConfig>
@@ -68,6 +68,8 @@ struct Issuer {
 
   /// O += P V of a half.
   FA4_D void output(int half, const Item& item) {
+    // The weights come last: nothing but the product should follow them.
+    if (half == 0) b.template wait<kVFull>(v_ring.stage, v_ring.parity);
     if (half == 0 && item.ragged()) {
       b.template wait<kVClean>(0, clean_parity);
       clean_parity ^= 1;
@@ -84,7 +86,7 @@ struct Issuer {
     Ring<Plan::kVStages> ring = v_ring;
 #pragma unroll
     for (int part = 0; part < Plan::kValueParts; ++part) {
-      if (half == 0) b.template wait<kVFull>(ring.stage, ring.parity);
+      if (half == 0 && part > 0) b.template wait<kVFull>(ring.stage, ring.parity);
       const int first = part * (kSteps / Plan::kValueParts);
       const int last = first + kSteps / Plan::kValueParts;
       const bool waits = first <= kEarlySteps && kEarlySteps < last;
@@ -124,7 +126,7 @@ FA4_D void role_mma(const Block<kConfig>& b) {
   issuer.scores(1, item);
   while (item.valid()) {
     const Item next = issuer.item_after(item);
-#pragma unroll 1  // one copy: two do not fit the registers
+#pragma unroll
     for (int half = 0; half < 2; ++half) {
       issuer.output(half, item);
       if (next.valid()) issuer.scores(half, next);
@@ -133,6 +135,7 @@ FA4_D void role_mma(const Block<kConfig>& b) {
   }
   // Tensor memory is given back when the last output has been read.
   for (int half = 0; half < 2; ++half) b.template wait<kOEmpty>(half, issuer.o_parity);
+  ptx::tcgen05_fence_after();
 }
 
 }  // namespace fa4::sm100

@@ -13,7 +13,8 @@ namespace fa4::sm100 {
 
 /// Which exponentials are taken on the FMA units, and how well. A row has four fragments of 16
 /// pairs of columns; the last fragment stays with the special function unit, because its weights
-/// are waited for, and because a NaN shows there alone (core/exp2.h).
+/// are waited for. A NaN shows nowhere else (core/exp2.h); the maximum sees to it that one anywhere
+/// in a row reaches all of the row's exponentials.
 struct Emulation {
   int pairs;  // of each fragment, spread evenly; 0: none
   int first;  // fragment with which it begins
@@ -28,7 +29,7 @@ struct FwdConfig {
   int k_stages;
   int v_stages;
   int value_rows;  // keys per stage of V: all of a step, or half of them
-  int out_stages;  // of the staged output; 0: rows go to memory from registers
+  int out_stages;  // of staged output, a span of columns each; 0: rows leave from registers
   Emulation emulation;
   int early_fragments;  // of weights, that the product with V begins with: 3, or 4 for all
   int slack_log2;       // by which weights may exceed 1 before O is rescaled: core/softmax.h
@@ -36,15 +37,14 @@ struct FwdConfig {
 
 /// The configuration per head dim. Shares of emulated exponentials: docs/kernels/fwd_sm100.md.
 FA4_HD constexpr FwdConfig fwd_config(DType dtype, int head_dim) {
-  FwdConfig config{dtype, head_dim, head_dim, 2, 2, 128, 1, {6, 1, 3}, 3, 8};
+  FwdConfig config{dtype, head_dim, head_dim, 2, 2, 128, 2, {6, 1, 3}, 3, 8};
   if (head_dim == 64) {
     config.k_stages = config.v_stages = 4;
-    config.out_stages = 2;
     config.emulation = {6, 0, 3};
   }
   if (head_dim == 96) {
     config.k_stages = 3;
-    config.out_stages = 2;
+    config.out_stages = 6;  // its spans are half as wide
     config.emulation = {5, 0, 3};
   }
   if (head_dim == 192) {  // queries and keys leave no room for more
@@ -110,7 +110,7 @@ struct FwdPlan {
   static constexpr int kValueRows = kConfig.value_rows;
   static constexpr int kValueParts = kBlockN / kValueRows;
   static constexpr int kOutStages = kConfig.out_stages;
-  static constexpr int kTileStages = 5;  // stored, in products, in copies, and two ahead
+  static constexpr int kTileStages = 5;  // stored, corrected, in products, and two ahead
 
   // 96 columns are no whole spans of 128 bytes, and a product wants whole ones.
   static constexpr Swizzle kSwizzle =
@@ -123,8 +123,8 @@ struct FwdPlan {
 
   // ---- Roles -----------------------------------------------------------------------------------
   static constexpr int kSoftmaxRegisters = 192;
-  static constexpr int kCorrectionRegisters = 80;
-  static constexpr int kOtherRegisters = 48;
+  static constexpr int kCorrectionRegisters = 72;
+  static constexpr int kOtherRegisters = 56;
   // clang-format off
   static constexpr RoleRow kRoles[] = {
       // name        first warp  warps  registers per thread
@@ -202,22 +202,27 @@ struct FwdPlan {
   }};
   // clang-format on
   // Waits we do without, and why that is safe:
-  //   s_empty     the scores of step i + 1 of a half are issued behind the output of step i by the
-  //               same thread, and products take effect in issue order. That output was issued
-  //               after p_early and p_late, so the softmax had read S(i) and stored all of P(i).
+  //   s, empty    the scores of step i + 1 of a half are issued behind the output of step i by the
+  //               same thread, after p_early and p_late, so the softmax had read S(i) and stored
+  //               all of P(i). That output still reads P(i) where S(i + 1) comes to lie: we rely on
+  //               products taking effect in issue order, as FlashAttention-4 and CUTLASS do. The ISA
+  //               grants it for reads of A before writes of D in its newest text, and for equal
+  //               accumulators before that.
   //   o, rescale  the correction touches O of a half after stat_full of step i, which the softmax
   //               signals after s_full of step i. That commit covers everything issued before the
   //               scores of step i, the output of step i - 1 included.
+  //   stat        a factor overwrites the message before without a wait for stat_empty: s_full of the
+  //               step follows o_rescaled, or o_empty, of the step before, which the correction
+  //               signals behind its reading. The result at a tile's end does wait.
   //   q           the scores of the tile's last step are committed to q_empty; products before them
   //               in issue order are covered.
-  //   tile slots  every role leaves a slot when it is done with its tile; none looks at more than
-  //               two at once.
+  //   tile slots  every role leaves a slot when it is done with its tile, and holds one at a time.
 
   // ---- Shared memory --------------------------------------------------------------------- bytes
   static constexpr uint32_t kQBytes = 2 * kHalfRows * kHeadDim;  // of one half
   static constexpr uint32_t kKBytes = 2 * kBlockN * kHeadDim;    // of one step
   static constexpr uint32_t kVBytes = 2 * kValueRows * kHeadDimV;
-  static constexpr uint32_t kOutBytes = 2 * kHalfRows * kHeadDimV;
+  static constexpr uint32_t kOutBytes = kHalfRows * span_bytes(kSwizzle);
   static constexpr uint32_t kQOffset = 0;
   static constexpr uint32_t kKOffset = kQOffset + kHalves * kQBytes;
   static constexpr uint32_t kVOffset = kKOffset + kKStages * kKBytes;

@@ -1,6 +1,9 @@
 // SM100 forward, softmax role: scores of a half to weights, one row per thread.
 #pragma once
 
+#include <cstddef>
+#include <limits>
+
 #include "csrc/common/fwd_rows.cuh"
 #include "csrc/common/fwd_scores.cuh"
 #include "csrc/sm100/fwd/block.cuh"
@@ -9,6 +12,7 @@
 #include "flash_attn4/device/exp2.cuh"
 #include "flash_attn4/device/ptx/compiler.cuh"
 #include "flash_attn4/device/ptx/math.cuh"
+#include "flash_attn4/device/ptx/shared.cuh"
 #include "flash_attn4/device/ptx/tcgen05.cuh"
 
 namespace fa4::sm100 {
@@ -20,19 +24,20 @@ FA4_D uint32_t tmem_address(uint32_t base, int warp, uint32_t column) {
   return base + (static_cast<uint32_t>(warp % 4) << 21) + column;
 }
 
-/// Largest of a row. Four chains: one alone would be as long as the exponentials.
+/// Largest of a row, NaN where the row holds one: an emulated exponential would drop it. Four chains,
+/// because each instruction waits for the one before it in its chain.
 template <int kN>
 FA4_D float row_max(const float (&s)[kN]) {
-  static_assert(kN % 8 == 0);
+  static_assert(kN % 2 == 0 && kN > 12);
   float chain[4];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) chain[i] = fmaxf(s[2 * i], s[2 * i + 1]);
+  for (int i = 0; i < 4; ++i) chain[i] = ptx::max3_nan(s[3 * i], s[3 * i + 1], s[3 * i + 2]);
 #pragma unroll
-  for (int i = 8; i < kN; i += 2) {
+  for (int i = 12; i < kN; i += 2) {
     float& largest = chain[i / 2 % 4];
-    largest = ptx::max3(largest, s[i], s[i + 1]);
+    largest = ptx::max3_nan(largest, s[i], s[i + 1]);
   }
-  return ptx::max3(fmaxf(chain[0], chain[1]), chain[2], chain[3]);
+  return ptx::max3_nan(ptx::max3_nan(chain[0], chain[1], chain[2]), chain[3], chain[3]);
 }
 
 /// Sum of a row, two columns at a time.
@@ -98,10 +103,13 @@ struct Softmax {
   int half;
   int warp;  // of the half
   uint32_t tmem;
+  uint32_t stat;  // address of this row's RowStat
   uint32_t s_parity = 0;
   uint32_t stat_parity = kWriter;
-  float reference = kMinusInfinity;  // log2 units
+  float lead = kNoLead;  // the reference, negated; log2 units
   float sum = 0.0f;
+
+  static constexpr float kNoLead = std::numeric_limits<float>::max();  // no key was visible yet
 
   FA4_D int row() const { return 32 * warp + lane_index(); }
   FA4_D int pair_of_warps() const { return 4 * half + warp; }
@@ -126,25 +134,36 @@ struct Softmax {
     }
   }
 
-  /// To the correction warp of the same rows.
-  FA4_D void send(float factor_or_sum, float with_reference) {
-    b.template wait<kStatEmpty>(pair_of_warps(), stat_parity);
-    stat_parity ^= 1;
-    b.stat(half, row()) = {factor_or_sum, with_reference};
+  /// To the correction warp of the same rows. A factor needs no wait for the message before: see
+  /// stat in the plan.
+  FA4_D void send_factor(float factor) {
+    ptx::store_shared(stat + offsetof(RowStat, factor_or_sum), factor);
+    ptx::tcgen05_fence_before();  // what s_full said of O is passed on
     b.template release<kStatFull>(pair_of_warps());
+    stat_parity ^= 1;
+  }
+  FA4_D void send_result() {
+    b.template wait<kStatEmpty>(pair_of_warps(), stat_parity);
+    ptx::store_shared(stat + offsetof(RowStat, factor_or_sum), sum);
+    ptx::store_shared(stat + offsetof(RowStat, reference),
+                      lead == kNoLead ? kMinusInfinity : -lead);
+    b.template release<kStatFull>(pair_of_warps());
+    stat_parity ^= 1;
   }
 
   /// s becomes the weights, in place, and the rounded ones go to tensor memory.
   FA4_D void weigh(float (&s)[kN]) {
     const float2 scale = {b.args.scale_log2, b.args.scale_log2};
-    const float minus = -usable_reference(reference);
 #pragma unroll
     for (int fragment = 0; fragment < kN / kFragment; ++fragment) {
+      // A branch that is never taken, because scale is positive: ptxas would else take exponentials
+      // of the last fragment before it stores the first ones, and the product would wait for them.
+      if (scale.x < -1.0f - fragment) continue;
       uint32_t p[kFragment / 2];
 #pragma unroll
       for (int pair = 0; pair < kFragment / 2; ++pair) {
         float* x = s + fragment * kFragment + 2 * pair;
-        float2 weight = __ffma2_rn(float2{x[0], x[1]}, scale, float2{minus, minus});
+        float2 weight = __ffma2_rn(float2{x[0], x[1]}, scale, float2{lead, lead});
         if (emulates(kConfig.emulation, fragment, pair)) {
           weight = exp2_polynomial_pair<kConfig.emulation.degree>(weight);
         } else {
@@ -167,16 +186,25 @@ struct Softmax {
     b.template release<kBar>(half);
   }
 
-  /// One block of keys. `opens`: the first of its tile.
-  FA4_D void step(const QueryTile& tile, int block, bool opens) {
+  /// The step from reference to next_reference (core/softmax.h), negated: returns the factor for sum
+  /// and O. Without a visible key so far the factor is 0 and weights of -inf are; a NaN stays NaN; of
+  /// an infinite score, whose weight would be inf - inf, the lead becomes NaN as well.
+  FA4_D float follow(float largest) {
+    const float next = -b.args.scale_log2 * largest;
+    const float fall = next - lead;
+    if (fall >= -static_cast<float>(kConfig.slack_log2)) return 1.0f;
+    lead = fmaf(next, 0.0f, next);
+    return ptx::ex2(fall);
+  }
+
+  /// One block of keys. `opens`: the first of its tile. `changes`: its scores are changed before the
+  /// softmax, by mask or softcap.
+  FA4_D void step(const QueryTile& tile, int block, bool opens, bool changes) {
     float s[kN];
     load_scores(s);
-    if (b.args.softcap || tile.blocks.needs_mask(block)) change_scores(s, tile, block);
-    const float before = reference;
-    reference = next_reference(before, row_max<kN>(s) * b.args.scale_log2, kConfig.slack_log2);
-    // Both may be -inf: their difference would be NaN.
-    const float factor = reference == before ? 1.0f : ptx::ex2(before - reference);
-    if (!opens) send(factor, 0.0f);  // the correction begins while the exponentials run
+    if (changes) change_scores(s, tile, block);
+    const float factor = follow(row_max<kN>(s));
+    if (!opens) send_factor(factor);  // the correction begins while the exponentials run
     weigh(s);
     sum = sum * factor + row_sum<kN>(s);
   }
@@ -187,19 +215,29 @@ struct Softmax {
 template <FwdConfig kConfig>
 FA4_D void role_softmax(const Block<kConfig>& b, int warp) {
   using Plan = FwdPlan<kConfig>;
-  Softmax<kConfig> softmax{b, warp / 4, warp % 4, b.tmem()};
+  const int half = warp / 4, row = 32 * (warp % 4) + lane_index();
+  uint32_t stat = b.address + b.stat_offset(half, row);
+  ptx::keep_here(stat);  // not computed anew in every step
+  Softmax<kConfig> softmax{b, half, warp % 4, b.tmem(), stat};
   Ring<Plan::kTileStages> ring(kReader);
   for (;; ring.advance()) {
     b.template wait<kTileFull>(ring.stage, ring.parity);
     const QueryTile& tile = b.tile(ring.stage);
     if (tile.valid == 0) return;
+    // Blocks whose scores stay as they are, for one comparison that needs no memory.
+    const int unchanged_first = tile.blocks.full_first;
+    const uint32_t unchanged =
+        b.args.softcap ? 0 : max_of(tile.blocks.full_last - unchanged_first, 0);
     const int first = tile.blocks.first;
     const int last = tile.blocks.last - 1;
-    softmax.reference = kMinusInfinity;
+    softmax.lead = softmax.kNoLead;
     softmax.sum = 0.0f;
 #pragma unroll 1
-    for (int block = last; block >= first; --block) softmax.step(tile, block, block == last);
-    softmax.send(softmax.sum, softmax.reference);
+    for (int block = last; block >= first; --block) {
+      const bool changes = static_cast<uint32_t>(block - unchanged_first) >= unchanged;
+      softmax.step(tile, block, block == last, changes);
+    }
+    softmax.send_result();
     b.template release<kTileEmpty>(ring.stage);
   }
 }

@@ -19,18 +19,17 @@ FA4_D void role_store(const Block<kConfig>& b) {
     if (tile.valid == 0) return;
     for (int half = 0; half < Plan::kHalves; ++half) {
       if (Plan::kOutStages == 0 || !b.args.tensor_store) break;  // rows left from registers
-      b.template wait<kOutFull>(out_ring.stage, out_ring.parity);
       const int query = tile.first_query + half * b.args.box_queries;
-#pragma unroll
+#pragma unroll 1
       for (int column = 0; column < Plan::kHeadDimV; column += Plan::kSpanColumns) {
-        const uint32_t from = b.address + b.out_offset(out_ring.stage) +
-                              Plan::out_layout().unswizzled_offset(0, column);
-        ptx::tensor_store_5d(&b.args.out, from, column, 0, query, tile.head, tile.batch);
+        b.template wait<kOutFull>(out_ring.stage, out_ring.parity);
+        ptx::tensor_store_5d(&b.args.out, b.address + b.out_offset(out_ring.stage), column, 0,
+                             query, tile.head, tile.batch);
+        ptx::bulk_commit_group();
+        ptx::bulk_wait_group_read<0>();
+        b.template arrive<kOutEmpty>(out_ring.stage);
+        out_ring.advance();
       }
-      ptx::bulk_commit_group();
-      ptx::bulk_wait_group_read<0>();
-      b.template arrive<kOutEmpty>(out_ring.stage);
-      out_ring.advance();
     }
     b.template arrive<kTileEmpty>(ring.stage);
   }

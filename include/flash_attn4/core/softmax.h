@@ -32,9 +32,9 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 /// Next reference of a row whose reference is `reference` and whose new block has maximum
 /// `block_max`; both log2 units, -inf where nothing visible was seen yet. The first visible block
-/// always sets it.
+/// always sets it, and so does a NaN: the row's sum and O become NaN with the factor.
 FA4_HD constexpr float next_reference(float reference, float block_max, float slack_log2) {
-  return block_max - reference > slack_log2 ? block_max : reference;
+  return block_max - reference <= slack_log2 ? reference : block_max;
 }
 
 /// x - reference with a reference of -inf read as 0: a row without visible keys so far has weights

@@ -27,10 +27,10 @@ FA4_D float rcp(float x) {
   return result;
 }
 
-/// The largest of three; NaN counts as none. SM100: one instruction.
-FA4_D float max3(float a, float b, float c) {
+/// The largest of three; NaN if any is. SM100: one instruction.
+FA4_D float max3_nan(float a, float b, float c) {
   float result;
-  asm("max.f32 %0, %1, %2, %3;" : "=f"(result) : "f"(a), "f"(b), "f"(c));
+  asm("max.NaN.f32 %0, %1, %2, %3;" : "=f"(result) : "f"(a), "f"(b), "f"(c));
   return result;
 }
 

@@ -86,7 +86,8 @@ FA4_D void tcgen05_wait_st() {
 #define FA4_X8(constraint, i) \
   constraint(x[i]), constraint(x[i + 1]), constraint(x[i + 2]), constraint(x[i + 3]), \
   constraint(x[i + 4]), constraint(x[i + 5]), constraint(x[i + 6]), constraint(x[i + 7])
-#define FA4_NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define FA4_NAMES_16 \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define FA4_NAMES_32 FA4_NAMES_16 \
   ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 // clang-format on
@@ -95,14 +96,6 @@ FA4_D void tcgen05_wait_st() {
 FA4_D void tcgen05_ld_x32(float* x, uint32_t address) {
   asm volatile("tcgen05.ld.sync.aligned.32x32b.x32.b32 {" FA4_NAMES_32 "}, [%32];"
                : FA4_X8("=f", 0), FA4_X8("=f", 8), FA4_X8("=f", 16), FA4_X8("=f", 24)
-               : "r"(address)
-               : "memory");
-}
-
-/// 16 columns of floats.
-FA4_D void tcgen05_ld_x16(float* x, uint32_t address) {
-  asm volatile("tcgen05.ld.sync.aligned.32x32b.x16.b32 {" FA4_NAMES_16 "}, [%16];"
-               : FA4_X8("=f", 0), FA4_X8("=f", 8)
                : "r"(address)
                : "memory");
 }
