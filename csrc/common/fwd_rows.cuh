@@ -2,6 +2,7 @@
 #pragma once
 
 #include "csrc/common/fwd_args.h"
+#include "csrc/common/rows.cuh"
 #include "flash_attn4/core/softmax.h"
 #include "flash_attn4/device/device.cuh"
 #include "flash_attn4/device/ptx/compiler.cuh"
@@ -31,16 +32,9 @@ FA4_D int64_t offset_of(const Strides& stride, const QueryTile& tile, const Plac
          at.head * stride.head;
 }
 
-/// 16 bytes of an output row, in one store where the rows allow it.
+/// 16 bytes of an output row.
 FA4_D void store_unit(const FwdArgs& args, int64_t offset, const uint4& unit) {
-  auto* to = static_cast<uint16_t*>(args.out_data) + offset;
-  if (args.vector_store) {
-    *reinterpret_cast<uint4*>(to) = unit;
-    return;
-  }
-  const uint32_t words[4] = {unit.x, unit.y, unit.z, unit.w};
-#pragma unroll
-  for (int i = 0; i < 8; ++i) to[i] = static_cast<uint16_t>(words[i / 2] >> (16 * (i % 2)));
+  store_unit(args.out_data, offset, unit, args.vector_store);
 }
 
 FA4_D float sink_log2(const FwdArgs& args, int head) {

@@ -90,22 +90,14 @@ struct Consumer {
   }
 
   // ---- Products --------------------------------------------------------------------------------
-  /// Descriptor of what lies at `address`. Its upper word is a constant; the lower one is built in
-  /// 32 bits, which the compiler does not carry through the loop as it does 64-bit parts.
-  FA4_D static uint64_t descriptor(uint32_t address, TileLayout tile, Major major) {
-    const uint64_t base = gmma_descriptor(0, tile, major);
-    const uint32_t low = static_cast<uint32_t>(base) + (address >> 4);
-    return base >> 32 << 32 | low;
-  }
-
   /// S = Q K^T for the keys at k_ring.
   FA4_D void issue_scores(uint32_t zero = 0) {
     ptx::wgmma_fence();  // the softmax has read and written s
     gmma_abt<kConfig.dtype, kN, kD>(
         s,
-        descriptor(b.q(q_ring.stage) + Plan::q_layout().unswizzled_offset(64 * consumer, 0),
-                   Plan::q_layout(), Major::kK),
-        Plan::q_layout(), descriptor(b.k(k_ring.stage) + zero, Plan::kv_layout(), Major::kK),
+        gmma_operand(b.q(q_ring.stage) + Plan::q_layout().unswizzled_offset(64 * consumer, 0),
+                     Plan::q_layout(), Major::kK),
+        Plan::q_layout(), gmma_operand(b.k(k_ring.stage) + zero, Plan::kv_layout(), Major::kK),
         Plan::kv_layout());
     ptx::wgmma_commit_group();
   }
@@ -113,7 +105,7 @@ struct Consumer {
   FA4_D void issue_output(Weights& p) {
     ptx::wgmma_fence();  // the softmax has written p, a rescale o
     gmma_ab<kConfig.dtype, kD, kN>(o, p,
-                                   descriptor(b.v(v_ring.stage), Plan::kv_layout(), Major::kMN),
+                                   gmma_operand(b.v(v_ring.stage), Plan::kv_layout(), Major::kMN),
                                    Plan::kv_layout(), accumulate);
     ptx::wgmma_commit_group();
   }

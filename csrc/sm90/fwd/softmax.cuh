@@ -1,13 +1,7 @@
-// SM90 forward: softmax on accumulator fragments.
-//
-// A thread holds two rows of its warpgroup's scores, `row` and `row + 8`; a row lies in the four
-// lanes of a quad. Register i belongs to row i / 2 % 2, as element e = i / 4 * 2 + i % 2 of that
-// row; the elements e = 0, 1, 2, 3, ... of lane q of the quad are columns 2 q, 2 q + 1, 8 + 2 q,
-// 9 + 2 q, ...
+// SM90 forward: softmax on accumulator fragments (csrc/sm90/fragments.cuh).
 #pragma once
 
-#include "csrc/common/fwd_scores.cuh"
-#include "flash_attn4/core/mask.h"
+#include "csrc/sm90/fragments.cuh"
 #include "flash_attn4/core/softmax.h"
 #include "flash_attn4/device/device.cuh"
 #include "flash_attn4/device/ptx/compiler.cuh"
@@ -15,64 +9,11 @@
 
 namespace fa4::sm90 {
 
-constexpr int kRows = 2;  // of a thread
-
-/// Row of the tile that holds row `row` of a thread; warp is that in the consumer.
-FA4_D int fragment_row(int consumer, int warp, int lane, int row) {
-  return 64 * consumer + 16 * warp + lane / 4 + 8 * row;
-}
-
-/// Register of element e of row `row`.
-FA4_D constexpr int fragment_index(int row, int e) {
-  return 4 * (e / 2) + 2 * row + e % 2;
-}
-
 /// Running state of a thread's rows; see core/softmax.h.
 struct RowState {
   float reference[kRows] = {kMinusInfinity, kMinusInfinity};  // log2 units
   float sum[kRows] = {0.0f, 0.0f};  // of this thread's columns; the quad's sum is taken at the end
 };
-
-/// How many elements of a row lie in columns below `column`, for lane q of the quad.
-FA4_D int elements_below(int column, int q) {
-  const int shifted = max_of(column - 2 * q, 0);
-  return 2 * (shifted / 8) + min_of(shifted % 8, 2);
-}
-
-/// Scores of keys that a row does not see become -inf. `keys` are key indices of the sequence, the
-/// block starts at key `first_key`.
-template <int kN>
-FA4_D void mask_scores(float (&s)[kN / 2], const Interval (&keys)[kRows], int first_key, int lane) {
-  const int q = lane % 4;
-#pragma unroll
-  for (int row = 0; row < kRows; ++row) {
-    const int first = elements_below(keys[row].first - first_key, q);
-    const int last = elements_below(keys[row].last - first_key, q);
-#pragma unroll
-    for (int word = 0; word < kN / 4; word += 32) {
-      const uint32_t visible = low_bits(last - word) & ~low_bits(first - word);
-#pragma unroll
-      for (int e = 0; e < 32 && word + e < kN / 4; ++e) {
-        float& score = s[fragment_index(row, word + e)];
-        score = (visible & 1u << e) != 0 ? score : kMinusInfinity;
-      }
-    }
-  }
-}
-
-/// Scores become tanh(score * scale).
-template <int kN>
-FA4_D void cap_scores(float (&s)[kN / 2], float scale) {
-  // A branch around each group, always taken because scale is positive: ptxas would else begin all
-  // scores at once and spill.
-  constexpr int kGroup = 8;
-#pragma unroll
-  for (int group = 0; group < kN / 2; group += kGroup) {
-    if (scale < -1.0f - group) continue;
-#pragma unroll
-    for (int i = group; i < group + kGroup; ++i) s[i] = tanh_accurate(s[i] * scale);
-  }
-}
 
 /// Maximum over the quad's columns of a row.
 template <int kN>

@@ -3,6 +3,7 @@
 
 #include "flash_attn4/core/plan.h"
 #include "flash_attn4/device/device.cuh"
+#include "flash_attn4/device/ptx/global.cuh"
 #include "flash_attn4/device/ptx/mbarrier.cuh"
 
 // Debug builds (FA4_DEBUG_WAITS) bound every wait: a barrier that never completes is named, then
@@ -45,6 +46,21 @@ FA4_D void wait_parity(uint32_t bar, uint32_t parity, [[maybe_unused]] const cha
   }
 #else
   while (!ptx::mbarrier_try_wait_parity(bar, parity)) {
+  }
+#endif
+}
+
+/// Until the counter in global memory has this value. By one thread.
+FA4_D void wait_counter(const int32_t* counter, int32_t value) {
+#ifdef FA4_DEBUG_WAITS
+  for (int tries = 0; ptx::load_acquire(counter) != value; ++tries) {
+    if (tries < 10'000'000) continue;
+    printf("fa4: block %d, warp %d: a counter does not reach %d\n", blockIdx.x, threadIdx.x / 32,
+           value);
+    __trap();
+  }
+#else
+  while (ptx::load_acquire(counter) != value) {
   }
 #endif
 }

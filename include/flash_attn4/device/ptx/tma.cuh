@@ -31,6 +31,15 @@ FA4_D void tensor_load_5d(uint32_t to, const TensorMap* map, uint32_t bar, int c
       : "memory");
 }
 
+/// Asynchronous: `bytes` from global to shared memory, all multiples of 16; no tensor map.
+FA4_D void bulk_load(uint32_t to, const void* from, uint32_t bytes, uint32_t bar) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(to),
+      "l"(from), "r"(bytes), "r"(bar)
+      : "memory");
+}
+
 /// Asynchronous: reads shared memory until the bulk group that holds it has completed.
 FA4_D void tensor_store_5d(const TensorMap* map, uint32_t from, int c0, int c1, int c2, int c3,
                            int c4) {

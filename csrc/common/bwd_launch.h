@@ -1,0 +1,49 @@
+// Launch of the backward kernels of every GPU: prepare, main, finish, sink (csrc/common/bwd_args.h).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "csrc/dispatch/kernel_list.h"
+#include "flash_attn4/flash_attn4.h"
+
+namespace fa4 {
+
+/// What a launch has to know of a main kernel's plan.
+struct BwdPlanRow {
+  DType dtype;          // of q, k, v, dout and the gradients
+  int32_t head_dim;     // of q and k: the most that the kernel serves
+  int32_t head_dim_v;   // of v and dout, likewise
+  int32_t block_m;      // queries per step, a box of q and of dout
+  int32_t block_n;      // keys per tile, a box of k and of v
+  int32_t acc_columns;  // of dq's accumulator
+  int32_t turns;        // counters of turns per block of queries: parts of dq that are added apart
+  unsigned threads;     // of a block
+  size_t shared_bytes;  // of a block
+  int64_t l2_budget;    // bytes of what the tiles that pass together read and add to
+};
+
+/// Whether launches may rely on these plans: to be asserted of a table of them.
+constexpr bool fits_launch(std::span<const BwdPlanRow> plans) {
+  for (const BwdPlanRow& plan : plans) {
+    const bool fits = plan.block_m <= 256 && plan.block_n <= 256 && plan.acc_columns % 64 == 0 &&
+                      plan.acc_columns >= plan.head_dim;
+    if (!fits) return false;
+  }
+  return true;
+}
+
+/// The plan of `kernel` for this element type, or null.
+const BwdPlanRow* find_plan(std::span<const BwdPlanRow> plans, DType dtype,
+                            const KernelRow& kernel);
+
+/// What bwd_workspace_bytes tells of a call that has passed its checks.
+Status workspace_bytes(const BwdPlanRow& plan, const BwdParams& params, int64_t* bytes);
+
+/// Runs `kernel`, whose plan is `plan`, and what belongs around it, on a call that has passed its
+/// checks. q, k, v and dout have to be readable, see gpu::readable.
+Status launch_bwd(const KernelRow& kernel, const BwdPlanRow& plan, const BwdParams& params,
+                  const Context& context);
+
+}  // namespace fa4

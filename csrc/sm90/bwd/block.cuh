@@ -1,0 +1,86 @@
+// SM90 backward: what every role sees of its block.
+#pragma once
+
+#include "csrc/common/bwd_args.h"
+#include "csrc/sm90/bwd/plan.h"
+#include "flash_attn4/device/barriers.cuh"
+#include "flash_attn4/device/ptx/elect.cuh"
+#include "flash_attn4/device/ptx/mbarrier.cuh"
+
+namespace fa4::sm90 {
+
+/// The one argument of every role.
+template <BwdConfig kConfig>
+struct BwdBlock {
+  using Plan = BwdPlan<kConfig>;
+
+  const BwdArgs& args;
+  const KeyTile& tile;  // in shared memory: registers are scarce
+  uint8_t* shared;      // the block's shared memory, laid out by the plan
+  uint32_t address;     // of it, as PTX takes it
+
+  FA4_D uint32_t k() const { return address + Plan::kKOffset; }
+  FA4_D uint32_t v() const { return address + Plan::kVOffset; }
+  FA4_D uint32_t q_offset(int stage) const { return Plan::kQOffset + stage * Plan::kQueryBytes; }
+  FA4_D uint32_t dout_offset(int stage) const {
+    return Plan::kDoutOffset + stage * Plan::kQueryBytes;
+  }
+  FA4_D uint32_t q(int stage) const { return address + q_offset(stage); }
+  FA4_D uint32_t dout(int stage) const { return address + dout_offset(stage); }
+  FA4_D uint32_t ds(int stage) const { return address + Plan::kDsOffset + stage * Plan::kDsBytes; }
+  FA4_D float* lse2(int stage) const {
+    return reinterpret_cast<float*>(shared + Plan::kLseOffset + stage * Plan::kStatBytes);
+  }
+  FA4_D float* delta(int stage) const {
+    return reinterpret_cast<float*>(shared + Plan::kDeltaOffset + stage * Plan::kStatBytes);
+  }
+
+  /// Steps of this block: the query blocks of every query head that shares the KV head.
+  FA4_D int steps() const { return args.group * tile.blocks.size(); }
+  /// Row of the accumulators at which block `block` of query head `head` begins.
+  FA4_D int64_t acc_row(int head, int block) const {
+    return head * args.acc_rows + tile.acc_row + block * Plan::kBlockM;
+  }
+  /// The same in blocks: accumulators hold whole ones. 32 bits, which counts of tiles fit.
+  FA4_D int acc_block(int head, int block) const {
+    return (head * static_cast<int>(args.acc_rows / 64) + tile.acc_row / 64) /
+               (Plan::kBlockM / 64) +
+           block;
+  }
+
+  template <BwdBar kBar>
+  FA4_D uint32_t bar(int stage) const {
+    constexpr int kFirst = Plan::kBarriers.first(kBar);
+    return address + Plan::kBarOffset + 8 * (kFirst + stage);
+  }
+  template <BwdBar kBar>
+  FA4_D void wait(int stage, uint32_t parity) const {
+    constexpr const char* kName = Plan::kBarriers.row[kBar].name;
+    wait_parity(bar<kBar>(stage), parity, kName, stage);
+  }
+  /// By a whole warp that is done with a buffer: one lane arrives for all.
+  template <BwdBar kBar>
+  FA4_D void release(int stage) const {
+    __syncwarp();
+    if (ptx::elect_sync()) ptx::mbarrier_arrive(bar<kBar>(stage));
+  }
+};
+
+/// One step: a block of queries of one head. Heads come one after the other, blocks upwards.
+struct BwdStep {
+  int head;
+  int block;
+
+  template <class Block>
+  FA4_D static BwdStep first(const Block& b) {
+    return {b.tile.kv_head * b.args.group, b.tile.blocks.first};
+  }
+  template <class Block>
+  FA4_D void advance(const Block& b) {
+    if (++block < b.tile.blocks.last) return;
+    block = b.tile.blocks.first;
+    ++head;
+  }
+};
+
+}  // namespace fa4::sm90

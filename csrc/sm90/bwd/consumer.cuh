@@ -1,0 +1,396 @@
+// SM90 backward, consumer role: all products and gradients of 64 keys, and a slice of every dq.
+#pragma once
+
+#include "csrc/sm90/bwd/block.cuh"
+#include "csrc/sm90/bwd/store.cuh"
+#include "csrc/sm90/fragments.cuh"
+#include "flash_attn4/device/gmma.cuh"
+#include "flash_attn4/device/ptx/compiler.cuh"
+#include "flash_attn4/device/ptx/global.cuh"
+#include "flash_attn4/device/ptx/named_barrier.cuh"
+#include "flash_attn4/device/ptx/tma.cuh"
+
+namespace fa4::sm90 {
+
+/// State of one consumer thread. Scores are transposed: a row per key, a column per query, so that
+/// P and dS are operands of the products for dv and dk as they stand.
+///
+/// The consumers take turns at the tensor core; while one computes weights, the other's products
+/// run. A turn of step i:
+///
+///     dq(i - 1) = dS(i - 1) K    both consumers' dS are there, each computes half of the columns
+///     dv += P(i) dO(i)
+///     dk += dS(i) Q(i)
+///     S(i + 1) = K Q
+///     dP(i + 1) = V dO
+template <BwdConfig kConfig>
+struct BwdConsumer {
+  using Plan = BwdPlan<kConfig>;
+  static constexpr int kM = Plan::kBlockM;
+  static constexpr int kD = Plan::kHeadDim;
+  static constexpr int kDqColumns = Plan::kDqColumns;
+  static constexpr DType kDType = kConfig.dtype;
+
+  const BwdBlock<kConfig>& b;
+  int consumer;
+  int warp;  // of the consumer
+
+  Ring<Plan::kStages> ring{kReader};  // at the step of S and dP
+  int ds_stage = 0;                   // of that step
+  BwdStep step;
+  int dq_block = 0;       // of the accumulator: that of the dq that comes next
+  int dq_block_next = 0;  // ... and of the one after it, which is the step before
+
+  float s[kM / 2];  // scores, then weights (softcap: tanh of the scores)
+  float dp[kM / 2];
+  float dk[kD / 2];
+  float dv[kD / 2];
+  uint32_t p[kM / 4];  // weights, rounded
+
+  // dq takes the registers of dP where it fits them exactly: with its own ptxas spills, and with a
+  // part of them it serialises the products.
+  using Dq = float[kDqColumns / 2];
+  static constexpr bool kOwnDq = kDqColumns != kM;
+  float own_dq[kOwnDq ? kDqColumns / 2 : 1];
+  FA4_D Dq& dq() {
+    if constexpr (kOwnDq) return own_dq;
+    if constexpr (!kOwnDq) return dp;
+  }
+
+  FA4_D BwdConsumer(const BwdBlock<kConfig>& block_, int warp_)
+      : b(block_), consumer(warp_ / 4), warp(warp_ % 4), step(BwdStep::first(block_)) {}
+
+  FA4_D void take_turn() { ptx::bar_sync(kBwdTurn + consumer, 256); }
+  FA4_D void pass_turn() { ptx::bar_arrive(kBwdTurn + (consumer ^ 1), 256); }
+
+  /// Stage of the queries and dout of the step before, whose dk and dv come next.
+  FA4_D int stage_before() const { return ring.stage == 0 ? Plan::kStages - 1 : ring.stage - 1; }
+  /// Stage of dS, `steps` before.
+  FA4_D int ds_stage_before(int steps) const {
+    return ds_stage < steps ? ds_stage + Plan::kDsStages - steps : ds_stage - steps;
+  }
+
+  // ---- Products --------------------------------------------------------------------------------
+  /// Descriptor of an operand, computed where it is used: those of all steps of all products would
+  /// else be kept through the loop, and spill.
+  FA4_D static uint64_t operand(uint32_t address, TileLayout tile, Major major) {
+    ptx::keep_here(address);
+    return gmma_operand(address, tile, major);
+  }
+  FA4_D uint32_t own_rows(uint32_t tile) const {
+    return tile + Plan::key_layout().unswizzled_offset(64 * consumer, 0);
+  }
+
+  FA4_D void issue_s() {
+    ptx::wgmma_fence();  // s has been read and written
+    gmma_abt<kDType, kM, kD>(
+        s, operand(own_rows(b.k()), Plan::key_layout(), Major::kK), Plan::key_layout(),
+        operand(b.q(ring.stage), Plan::query_layout(), Major::kK), Plan::query_layout());
+    ptx::wgmma_commit_group();
+  }
+  FA4_D void issue_dp() {
+    ptx::wgmma_fence();  // dp has been read
+    gmma_abt<kDType, kM, kD>(
+        dp, operand(own_rows(b.v()), Plan::key_layout(), Major::kK), Plan::key_layout(),
+        operand(b.dout(ring.stage), Plan::query_layout(), Major::kK), Plan::query_layout());
+    ptx::wgmma_commit_group();
+  }
+  FA4_D void issue_dv(bool accumulate) {
+    ptx::wgmma_fence();  // p has been written
+    gmma_ab<kDType, kD, kM>(dv, p,
+                            operand(b.dout(stage_before()), Plan::query_layout(), Major::kMN),
+                            Plan::query_layout(), accumulate);
+    ptx::wgmma_commit_group();
+  }
+  FA4_D void issue_dk(bool accumulate) {
+    ptx::wgmma_fence();
+    const uint32_t ds =
+        b.ds(ds_stage_before(1)) + Plan::ds_layout().unswizzled_offset(64 * consumer, 0);
+    gmma_ss<kDType, kD, kM, Major::kK, Major::kMN>(
+        dk, operand(ds, Plan::ds_layout(), Major::kK), Plan::ds_layout(),
+        operand(b.q(stage_before()), Plan::query_layout(), Major::kMN), Plan::query_layout(),
+        accumulate);
+    ptx::wgmma_commit_group();
+  }
+  /// This consumer's columns of dS K.
+  FA4_D void issue_dq(int stage) {
+    const uint32_t k = b.k() + Plan::key_layout().unswizzled_offset(0, kDqColumns * consumer);
+    ptx::wgmma_fence();
+    gmma_ss<kDType, kDqColumns, Plan::kBlockN, Major::kMN, Major::kMN>(
+        dq(), operand(b.ds(stage), Plan::ds_layout(), Major::kMN), Plan::ds_layout(),
+        operand(k, Plan::key_layout(), Major::kMN), Plan::key_layout(), false);
+    ptx::wgmma_commit_group();
+  }
+
+  // ---- dq --------------------------------------------------------------------------------------
+  FA4_D void add_dq() {
+    using Layout = typename Plan::DqLayout;
+    const Dq& x = dq();
+    const int column = kDqColumns * consumer;
+    float* to =
+        b.args.dq_accumulator + int64_t{dq_block} * (kM * kD) +
+        Layout::slice(0, column, kD) * Layout::kSliceFloats +
+        Layout::fragment_offset(32 * warp + lane_index(), column % Layout::kSliceColumns / 2);
+    if (b.args.turns != nullptr) begin_addition();
+#pragma unroll
+    for (int i = 0; i < kDqColumns / 2; i += 4) {
+      ptx::red_add_v4(to + Layout::fragment_offset(0, i), x[i], x[i + 1], x[i + 2], x[i + 3]);
+    }
+    if (b.args.turns != nullptr) end_addition();
+  }
+
+  // Deterministic: the tiles of keys that add to a block of queries do so in the order of the grid,
+  // so that a tile waits for tiles alone that began before it.
+  FA4_D int32_t* additions() const {
+    return b.args.turns + int64_t{dq_block} * Plan::kConsumers + consumer;
+  }
+  FA4_D bool counts() const { return threadIdx.x % 128 == 0; }
+  FA4_D void begin_addition() {
+    if (counts()) {
+      const KeyTiling& t = b.args.tiling;
+      const int blocks = static_cast<int>(b.args.acc_rows / kM);  // per head
+      const int query = (dq_block % blocks - b.tile.acc_row / kM) * kM;
+      const BlockRange tiles =
+          kv_range(query, query + kM, Plan::kBlockN, b.tile.q_length, b.tile.k_length, t.window);
+      const int tile = b.tile.first_key / Plan::kBlockN;
+      wait_counter(additions(), t.order.descending ? tiles.last - 1 - tile : tile - tiles.first);
+    }
+    ptx::bar_sync(kBwdGroup + consumer, 128);
+  }
+  FA4_D void end_addition() {
+    ptx::bar_sync(kBwdGroup + consumer, 128);  // all have added
+    if (counts()) ptx::red_add_release(additions(), 1);
+  }
+
+  // ---- Weights and their gradients -------------------------------------------------------------
+  FA4_D float2 pair_of(const float* rows, int j) const {
+    return *reinterpret_cast<const float2*>(rows + 8 * j + lane_index() % 4 * 2);
+  }
+
+  FA4_D void mask() {
+    int lane = lane_index();
+    ptx::keep_here(lane);  // few blocks need a mask: not worth registers in between
+    Interval queries[kRows];
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+      queries[row] = b.tile.queries_of(b.tile.first_key + fragment_row(consumer, warp, lane, row));
+    }
+    mask_scores<kM>(s, queries, step.block * kM, lane);
+  }
+
+  /// Scores become weights.
+  FA4_D void weigh() {
+    if (b.args.softcap) cap_scores<kM>(s, b.args.score_scale);
+    if (b.tile.blocks.needs_mask(step.block)) mask();
+    if (b.args.softcap) return;  // the tanh is needed once more
+    const float* lse2 = b.lse2(ring.stage);
+#pragma unroll
+    for (int j = 0; j < kM / 8; ++j) {
+      const float2 lse = pair_of(lse2, j);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) s[4 * j + i] = weight(s[4 * j + i], i % 2 == 0 ? lse.x : lse.y);
+    }
+  }
+  FA4_D float weight(float score, float lse2) const {
+    return ptx::ex2(fmaf(score, b.args.scale_log2, -lse2));
+  }
+
+  /// From weights and dP: the operands P, in registers, and dS, in shared memory. 16 queries at a
+  /// time, so that P takes the place of what has been used up.
+  FA4_D void differentiate() {
+    const float* lse2 = b.lse2(ring.stage);
+    const float* delta = b.delta(ring.stage);
+    const int row = 64 * consumer + 16 * warp + lane_index() % 16;
+    const uint32_t to = b.ds(ds_stage) + Plan::ds_layout().unswizzled_offset(row, 0);
+#pragma unroll
+    for (int column = 0; column < kM; column += 16) {
+      uint32_t ds[4];
+#pragma unroll
+      for (int pair = 0; pair < 4; ++pair) {
+        const int i = column / 2 + 2 * pair;
+        const float2 d = pair_of(delta, i / 4);
+        float2 gradient;
+        if (b.args.softcap) {
+          const float2 lse = pair_of(lse2, i / 4);
+          gradient = {capped_gradient(s[i], dp[i], lse.x, d.x),
+                      capped_gradient(s[i + 1], dp[i + 1], lse.y, d.y)};
+        } else {
+          gradient = {s[i] * (dp[i] - d.x), s[i + 1] * (dp[i + 1] - d.y)};
+        }
+        p[i / 2] = ptx::cvt_pack<kDType>(s[i], s[i + 1]);
+        ds[pair] = ptx::cvt_pack<kDType>(gradient.x, gradient.y);
+      }
+      ptx::stmatrix_x4(
+          swizzled(to + 2 * (column % 64) + column / 64 * Plan::ds_layout().chunk_bytes() +
+                       lane_index() / 16 * 16,
+                   Swizzle::k128B),
+          ds);
+    }
+    ptx::fence_proxy_async();  // products read what these stores wrote
+  }
+  /// With softcap s is still the tanh of a score: it becomes the weight.
+  FA4_D float capped_gradient(float& s, float dp, float lse2, float delta) const {
+    const float tanh = s;
+    s = weight(tanh, lse2);
+    return s == 0.0f ? 0.0f : s * (dp - delta) * fmaf(-tanh, tanh, 1.0f);  // masked: tanh is -inf
+  }
+
+  // ---- Steps -----------------------------------------------------------------------------------
+  /// Rows [first, last) of two tiles become 0. By both consumers, before any product reads them.
+  FA4_D void clear_rows(uint32_t offset_a, uint32_t offset_b, TileLayout layout, int first,
+                        int last) {
+    for (int unit = threadIdx.x; unit < (last - first) * (kD / 8); unit += 128 * Plan::kConsumers) {
+      const uint32_t offset = layout.offset(first + unit / (kD / 8), unit % (kD / 8) * 8);
+      *reinterpret_cast<uint4*>(b.shared + offset_a + offset) = uint4{};
+      *reinterpret_cast<uint4*>(b.shared + offset_b + offset) = uint4{};
+    }
+    ptx::fence_proxy_async();  // products read what these stores wrote
+    ptx::bar_sync(kBwdBoth, 128 * Plan::kConsumers);
+  }
+  /// Queries that see no key, or lie behind the sequence's last, may hold NaN. Their weights are 0,
+  /// but 0 times NaN is not. The first ones see none where there are more queries than keys.
+  FA4_D void wait_queries() {
+    b.template wait<kBwdQFull>(ring.stage, ring.parity);
+    b.template wait<kBwdDoutFull>(ring.stage, ring.parity);
+    const uint32_t q = b.q_offset(ring.stage), dout = b.dout_offset(ring.stage);
+    const int first_query = step.block * kM;
+    const int blind = 1 - b.tile.last_shift - first_query;
+    if (blind > 0) clear_rows(q, dout, Plan::query_layout(), 0, min_of(blind, kM));
+    const int left = b.tile.q_length - first_query;
+    if (b.args.clear_query_tail && left < kM) clear_rows(q, dout, Plan::query_layout(), left, kM);
+  }
+  FA4_D void wait_keys() {
+    b.template wait<kBwdKvFull>(0, 0);
+    const int left = b.tile.k_length - b.tile.first_key;
+    if (b.args.clear_key_tail && left < Plan::kBlockN) {
+      clear_rows(Plan::kKOffset, Plan::kVOffset, Plan::key_layout(), left, Plan::kBlockN);
+    }
+  }
+
+  /// The rest of a step once S and dP are issued, with no older product in flight.
+  FA4_D void compute() {
+    ptx::wgmma_wait_group<1>();
+    ptx::hold(s);
+    weigh();
+    ptx::wgmma_wait_group<0>();
+    ptx::hold(dp);
+    differentiate();
+  }
+  FA4_D void next_step() {
+    dq_block_next = b.acc_block(step.head, step.block);
+    ring.advance();
+    step.advance(b);
+    ds_stage = ds_stage + 1 == Plan::kDsStages ? 0 : ds_stage + 1;
+  }
+  FA4_D void release_queries() {
+    b.template release<kBwdQEmpty>(stage_before());
+    b.template release<kBwdDoutEmpty>(stage_before());
+  }
+
+  FA4_D void start();
+  template <bool kFirst>
+  FA4_D void turn();
+  template <bool kFirst>
+  FA4_D void last_turn();
+  FA4_D void finish_dq();
+  FA4_D void run();
+};
+
+/// S and dP of the first step.
+template <BwdConfig kConfig>
+FA4_D void BwdConsumer<kConfig>::start() {
+  wait_keys();
+  wait_queries();
+  take_turn();
+  issue_s();
+  issue_dp();
+  pass_turn();
+  compute();
+  next_step();
+}
+
+/// dk and dv of the step before, dq of the one before that unless kFirst, S and dP of the next.
+template <BwdConfig kConfig>
+template <bool kFirst>
+FA4_D void BwdConsumer<kConfig>::turn() {
+  wait_queries();
+  take_turn();
+  if (!kFirst) issue_dq(ds_stage_before(2));
+  issue_dv(!kFirst);
+  issue_dk(!kFirst);
+  if (!kFirst) {
+    ptx::wgmma_wait_group<2>();
+    ptx::hold(dq());
+    add_dq();  // while dv and dk are in the tensor core
+  }
+  issue_s();
+  issue_dp();
+  pass_turn();
+  ptx::wgmma_wait_group<2>();  // dv and dk
+  ptx::hold(p);
+  release_queries();
+  dq_block = dq_block_next;
+  compute();
+  next_step();
+}
+
+template <BwdConfig kConfig>
+template <bool kFirst>
+FA4_D void BwdConsumer<kConfig>::last_turn() {
+  take_turn();
+  if constexpr (kFirst) {
+    issue_dv(false);
+    issue_dk(false);
+    pass_turn();
+  } else {
+    issue_dq(ds_stage_before(2));
+    issue_dv(true);
+    issue_dk(true);
+    pass_turn();
+    ptx::wgmma_wait_group<2>();
+    ptx::hold(dq());
+    add_dq();
+  }
+  ptx::wgmma_wait_group<0>();
+  ptx::hold(p);
+  dq_block = dq_block_next;
+}
+
+/// dq of the last step.
+template <BwdConfig kConfig>
+FA4_D void BwdConsumer<kConfig>::finish_dq() {
+  take_turn();
+  issue_dq(ds_stage_before(1));
+  pass_turn();
+  ptx::wgmma_wait_group<0>();
+  ptx::hold(dq());
+  add_dq();
+}
+
+template <BwdConfig kConfig>
+FA4_D void BwdConsumer<kConfig>::run() {
+  if (consumer == 1) pass_turn();  // the first turn is consumer 0's
+  const int steps = b.steps();
+  start();
+  if (steps == 1) {
+    last_turn<true>();
+  } else {
+    turn<true>();
+#pragma unroll 1
+    for (int left = steps - 2; left > 0; --left) turn<false>();
+    last_turn<false>();
+  }
+  finish_dq();
+  ptx::hold(dk);
+  ptx::hold(dv);
+  store_gradients(b, consumer, warp, dk, dv);
+}
+
+/// A warpgroup.
+/// Waits: kv_full q_full dout_full.  Signals: q_empty dout_empty.
+template <BwdConfig kConfig>
+FA4_D void role_consumer(const BwdBlock<kConfig>& b, int warp) {
+  BwdConsumer<kConfig>(b, warp).run();
+}
+
+}  // namespace fa4::sm90
