@@ -17,9 +17,12 @@ endfunction()
 
 fa4_test(fa4_core_tests
   tests/core/test_descriptors.cpp
+  tests/core/test_dq_layout.cpp
   tests/core/test_exp2.cpp
+  tests/core/test_key_tile.cpp
   tests/core/test_kv_range.cpp
   tests/core/test_mask.cpp
+  tests/core/test_plan_sm100.cpp
   tests/core/test_plan_sm90.cpp
   tests/core/test_query_tile.cpp
   tests/core/test_seqlen.cpp
@@ -53,6 +56,8 @@ fa4_test(fa4_dispatch_tests
 if(fa4_gpu_targets)
   target_include_directories(fa4_dispatch_tests SYSTEM PRIVATE ${FA4_CUDA_INCLUDE})
   fa4_test(fa4_driver_tests
+    tests/driver/test_bwd_launch.cpp
+    tests/driver/test_bwd_rows.cpp
     tests/driver/test_combine_launch.cpp
     tests/driver/test_context.cpp
     tests/driver/test_emulation.cpp
@@ -63,6 +68,11 @@ if(fa4_gpu_targets)
   )
   target_include_directories(fa4_driver_tests SYSTEM PRIVATE ${FA4_CUDA_INCLUDE})
   add_dependencies(fa4_driver_tests fa4_emulator)  # opened at run time
+  # Host time of a launch, for work on it; not built by default.
+  add_executable(fa4_bench_fwd_launch EXCLUDE_FROM_ALL tests/driver/bench_fwd_launch.cpp)
+  target_include_directories(fa4_bench_fwd_launch PRIVATE ${PROJECT_SOURCE_DIR})
+  target_include_directories(fa4_bench_fwd_launch SYSTEM PRIVATE ${FA4_CUDA_INCLUDE})
+  target_link_libraries(fa4_bench_fwd_launch PRIVATE fa4 GTest::gtest)
 
   # These hold the emulator's objects, because the library exports little of what they test.
   fa4_test(fa4_emulator_tests

@@ -21,11 +21,6 @@ Status choose(const Params& params, const Context& context, const KernelRow** ke
   return select_kernel(request_of(params), place, kernel);
 }
 
-/// A row of the list whose launcher is missing here: a defect of the build, not of the call.
-Status not_connected(const KernelRow& kernel) {
-  return Status::runtime(std::string(kernel.name) + ": is listed but not connected to a launcher");
-}
-
 }  // namespace
 
 Status fwd(const FwdParams& params, const Context& context) {
@@ -39,7 +34,15 @@ Status bwd(const BwdParams& params, const Context& context) {
   const KernelRow* kernel = nullptr;
   if (Status s = choose(params, context, &kernel); !s.ok()) return s;
   if (kernel->target == Target::kCpu) return cpu::bwd(params, context);
-  return not_connected(*kernel);
+  return gpu::bwd(*kernel, params, context);
+}
+
+Status bwd_workspace_bytes(const BwdParams& params, const Context& context, int64_t* bytes) {
+  *bytes = 0;
+  const KernelRow* kernel = nullptr;
+  if (Status s = choose(params, context, &kernel); !s.ok()) return s;
+  if (kernel->target == Target::kCpu) return {};
+  return gpu::bwd_workspace_bytes(*kernel, params, bytes);
 }
 
 Status combine(const CombineParams& params, const Context& context) {

@@ -5,9 +5,20 @@
 #include "csrc/driver/device.h"
 #include "csrc/driver/tensor_map.h"
 #include "csrc/sm100/fwd/launch.h"
+#include "csrc/sm90/bwd/launch.h"
 #include "csrc/sm90/fwd/launch.h"
 
 namespace fa4::gpu {
+
+namespace {
+
+/// A row of the list whose launcher is missing here: a defect of the build, not of the call.
+Status no_launcher(const KernelRow& kernel) {
+  return Status::runtime(std::string(kernel.name) + ": is listed for " +
+                         target_name(kernel.target) + ", which has no launcher");
+}
+
+}  // namespace
 
 Status describe(const Device& device, Place* result) {
   if (emulating() && device.kind != Device::kCpu) {
@@ -33,9 +44,18 @@ Status fwd(const KernelRow& kernel, const FwdParams& params, const Context& cont
     case Target::kSm100f:
       return sm100::launch_fwd(kernel, params, context);
     default:
-      return Status::runtime(std::string(kernel.name) + ": is listed for " +
-                             target_name(kernel.target) + ", which has no launcher");
+      return no_launcher(kernel);
   }
+}
+
+Status bwd(const KernelRow& kernel, const BwdParams& params, const Context& context) {
+  if (kernel.target != Target::kSm90a) return no_launcher(kernel);
+  return sm90::launch_bwd(kernel, params, context);
+}
+
+Status bwd_workspace_bytes(const KernelRow& kernel, const BwdParams& params, int64_t* bytes) {
+  if (kernel.target != Target::kSm90a) return no_launcher(kernel);
+  return sm90::bwd_workspace_bytes(kernel, params, bytes);
 }
 
 Status combine(const KernelRow& kernel, const CombineParams& params, const Context& context) {

@@ -15,12 +15,14 @@ Status describe(const Device& device, Place* result);
 
 /// Whether kernels can read an operand of attention where it is: its element type, its address, and
 /// sizes and strides of its dimensions beside the last, which is contiguous. The copy engine wants
-/// the address at a multiple of 16 bytes and strides of multiples of 8 elements; fwd refuses what
-/// it cannot read. Float32 is never at fault: no kernel takes it.
+/// the address at a multiple of 16 bytes and strides of multiples of 8 elements; fwd and bwd refuse
+/// what it cannot read. Float32 is never at fault: no kernel takes it.
 bool readable(DType dtype, const void* data, int64_t rank, const int64_t* size,
               const int64_t* stride);
 
 Status fwd(const KernelRow& kernel, const FwdParams& params, const Context& context);
+Status bwd(const KernelRow& kernel, const BwdParams& params, const Context& context);
+Status bwd_workspace_bytes(const KernelRow& kernel, const BwdParams& params, int64_t* bytes);
 Status combine(const KernelRow& kernel, const CombineParams& params, const Context& context);
 
 }  // namespace fa4::gpu

@@ -29,6 +29,14 @@ Status fwd(const KernelRow& kernel, const FwdParams&, const Context&) {
   return Status::unsupported(std::string(kernel.name) + ": this build has no GPU kernels");
 }
 
+Status bwd(const KernelRow& kernel, const BwdParams&, const Context&) {
+  return Status::unsupported(std::string(kernel.name) + ": this build has no GPU kernels");
+}
+
+Status bwd_workspace_bytes(const KernelRow& kernel, const BwdParams&, int64_t*) {
+  return Status::unsupported(std::string(kernel.name) + ": this build has no GPU kernels");
+}
+
 Status combine(const KernelRow& kernel, const CombineParams&, const Context&) {
   return Status::unsupported(std::string(kernel.name) + ": this build has no GPU kernels");
 }

@@ -8,8 +8,18 @@ std::span<const KernelRow> kernel_list() {
   return kRows;
 }
 
+const KernelRow* find_kernel(Op op, Target target, DType dtype) {
+  for (const KernelRow& kernel : kRows) {
+    if (kernel.op == op && kernel.target == target && (kernel.dtypes & bit(dtype)) != 0) {
+      return &kernel;
+    }
+  }
+  return nullptr;
+}
+
 const char* op_name(Op op) {
-  constexpr const char* kNames[] = {"fwd", "bwd", "combine"};
+  constexpr const char* kNames[] = {"fwd",         "bwd",        "combine",
+                                    "bwd_prepare", "bwd_finish", "bwd_sink"};
   return kNames[static_cast<int>(op)];
 }
 

@@ -9,7 +9,9 @@
 
 namespace fa4 {
 
-enum class Op : uint8_t { kFwd, kBwd, kCombine };
+// The first three are calls of the API; the others are parts of a backward on a GPU, which no call
+// chooses.
+enum class Op : uint8_t { kFwd, kBwd, kCombine, kBwdPrepare, kBwdFinish, kBwdSink };
 enum class Target : uint8_t { kCpu, kSm90a, kSm100f };
 enum class Feature : uint8_t {
   kGqa,
@@ -56,6 +58,9 @@ struct KernelRow {
 
 /// Every kernel of this build.
 std::span<const KernelRow> kernel_list();
+
+/// The kernel of an operation that has one per target and element type; null: not in this build.
+const KernelRow* find_kernel(Op op, Target target, DType dtype);
 
 /// Whether machine code for `target` runs on a device of compute capability major.minor.
 constexpr bool target_runs_on(Target target, int major, int minor) {

@@ -41,13 +41,16 @@ FEATURES = (
     "deterministic",
 )
 
+# Operations that no call chooses: a backward on a GPU launches them around its main kernel.
+PARTS = ("bwd_prepare", "bwd_finish", "bwd_sink")
+
 
 @dataclass(frozen=True)
 class Kernel:
     """One kernel and what it serves. Head dims are inclusive ranges in steps of 8."""
 
     name: str  # the symbol in the GPU image; on the CPU a name for messages
-    op: str  # fwd, bwd or combine
+    op: str  # fwd, bwd, combine, or one of PARTS
     target: str  # a key of TARGETS
     dtypes: tuple[str, ...]  # of q, k, v; combine: of the partial outputs
     head_dim: tuple[int, int]
@@ -96,6 +99,57 @@ def gpu_forward_kernel(
     )
 
 
+def gpu_backward_kernel(arch: str, target: str, head_dim: int, dtype: str) -> Kernel:
+    config = f"fa4::{arch}::bwd_config(fa4::DType::k{DTYPE_NAMES[dtype]}, {head_dim})"
+    return Kernel(
+        name=f"fa4_bwd_{arch}_hd{head_dim}_{SHORT[dtype]}",
+        op="bwd",
+        target=target,
+        dtypes=(dtype,),
+        head_dim=(8, head_dim),
+        head_dim_v=(8, head_dim),
+        features=BACKWARD_FEATURES,
+        header=f"csrc/{arch}/bwd/kernel.cuh",
+        body=f"{arch}::bwd_body<{config}>(args)",
+        args="fa4::BwdArgs",
+        bounds=f"fa4::{arch}::BwdPlan<{config}>::kThreads, 1",
+    )
+
+
+def backward_parts(arch: str, target: str, head_dim: int, layout: str) -> list[Kernel]:
+    """What runs around the main kernels of a target, for head dims up to `head_dim`.
+
+    layout: of the accumulator of dq, a struct of core/dq_layout.h.
+    """
+
+    def part(op: str, dtypes: tuple[str, ...], body: str) -> Kernel:
+        name = op.removeprefix("bwd_")
+        suffix = f"_{SHORT[dtypes[0]]}" if len(dtypes) == 1 else ""
+        threads = "kBwdSinkThreads" if op == "bwd_sink" else "kBwdRowThreads"
+        return Kernel(
+            name=f"fa4_{op}_{arch}{suffix}",
+            op=op,
+            target=target,
+            dtypes=dtypes,
+            head_dim=(8, head_dim),
+            head_dim_v=(8, head_dim),
+            header=f"csrc/common/{op}.cuh",
+            body=body,
+            args=f"fa4::Bwd{name.capitalize()}Args",
+            bounds=f"fa4::{threads}",
+        )
+
+    enum = {dtype: f"fa4::DType::k{DTYPE_NAMES[dtype]}" for dtype in HALF_DTYPES}
+    return [
+        *(part("bwd_prepare", (d,), f"bwd_prepare_body<{enum[d]}>(args)") for d in HALF_DTYPES),
+        *(
+            part("bwd_finish", (d,), f"bwd_finish_body<{enum[d]}, fa4::{layout}>(args)")
+            for d in HALF_DTYPES
+        ),
+        part("bwd_sink", HALF_DTYPES, "bwd_sink_body(args)"),
+    ]
+
+
 SM90_HEAD_DIMS = ((64, 64), (128, 128))
 SM100_HEAD_DIMS = ((64, 64), (96, 96), (128, 128), (192, 128))
 
@@ -116,6 +170,12 @@ KERNELS: tuple[Kernel, ...] = (
         for dims in SM100_HEAD_DIMS
         for dtype in HALF_DTYPES
     ),
+    *(
+        gpu_backward_kernel("sm90", "sm90a", head_dim, dtype)
+        for head_dim, _ in SM90_HEAD_DIMS
+        for dtype in HALF_DTYPES
+    ),
+    *backward_parts("sm90", "sm90a", 128, "DqLayoutSm90"),
     *(combine_kernel("sm90", "sm90a", dtype) for dtype in DTYPES),
     *(combine_kernel("sm100", "sm100f", dtype) for dtype in DTYPES),
 )
@@ -156,7 +216,8 @@ def table(targets: list[str]) -> str:
             if k in gpu
             else "{}"
         )
-        place = f"Op::k{k.op.capitalize()}, Target::k{k.target.capitalize()}"
+        op = "".join(word.capitalize() for word in k.op.split("_"))
+        place = f"Op::k{op}, Target::k{k.target.capitalize()}"
         dims, dims_v = (f"{{{low}, {high}}}" for low, high in (k.head_dim, k.head_dim_v))
         lines.append(f'    {{"{k.name}", {place},')
         lines.append(f"     {dtypes}, {dims}, {dims_v},")
@@ -173,7 +234,8 @@ def markdown() -> str:
     ]
     groups: dict[tuple[str, str], list[Kernel]] = {}
     for k in KERNELS:
-        groups.setdefault((k.op, k.target), []).append(k)
+        if k.op not in PARTS:
+            groups.setdefault((k.op, k.target), []).append(k)
     for (op, target), kernels in groups.items():
         dtypes = ", ".join(d for d in DTYPES if any(d in k.dtypes for k in kernels))
         low, high = min(k.head_dim[0] for k in kernels), max(k.head_dim[1] for k in kernels)

@@ -88,6 +88,11 @@ Tensor empty_tensor(const Argument& like, std::initializer_list<int64_t> sizes, 
 Tensor empty_like(const Argument& like);
 int32_t torch_dtype(DType dtype);
 
+/// Whether a call with this argument runs on a GPU, emulated ones included.
+inline bool runs_on_gpu(const Argument& argument) {
+  return argument.device.kind == Device::kCuda || emulating();
+}
+
 /// Where a call with this argument runs: torch's threads on the CPU, torch's current stream on a
 /// GPU.
 Context context_of(const Argument& argument);

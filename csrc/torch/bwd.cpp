@@ -11,20 +11,25 @@ struct Backward : Common {
   bool deterministic;
 };
 
-/// Everything but results.
-BwdParams read_backward(const Backward& call, const Argument& q, const Argument& k,
-                        const Argument& v) {
+struct Operands {
+  explicit Operands(const Backward& call)
+      : q(call.op, "q", *call.q),
+        k(call.op, "k", *call.k),
+        v(call.op, "v", *call.v),
+        dout(call.op, "dout", *call.dout) {}
+
+  Argument q, k, v, dout;
+};
+
+/// Everything but the addresses of q, k, v, dout and results.
+BwdParams read_backward(const Backward& call, const Operands& in) {
+  const Argument& q = in.q;
   BwdParams p;
-  read_problem(call, q, k, v, /*paged=*/false, &p);
-  const Argument dout(call.op, "dout", *call.dout), out(call.op, "out", *call.out);
-  const Argument lse(call.op, "lse", *call.lse);
-  check_out(dout, q, p);
+  read_problem(call, q, in.k, in.v, /*paged=*/false, &p);
+  const Argument out(call.op, "out", *call.out), lse(call.op, "lse", *call.lse);
+  check_out(in.dout, q, p);
   check_out(out, q, p);
   check_lse(lse, q, p);
-  p.q = {q.data(), strides_of(q)};
-  p.k = {k.data(), strides_of(k)};
-  p.v = {v.data(), strides_of(v)};
-  p.dout = {dout.data(), strides_of(dout)};
   p.out = {out.data(), strides_of(out)};
   p.lse = {static_cast<const float*>(lse.data()), lse_strides_of(lse)};
   if (*call.dlse) {
@@ -41,25 +46,43 @@ struct GradientBuffers {
   const Tensor* dsink;  // null without a sink
 };
 
-void run_backward(const Backward& call, const Argument& q, BwdParams* p,
+/// The memory that kernels of a GPU want beside operands and results. It may be freed before they
+/// have run, because torch gives it to later work of the same stream only.
+OptionalTensor give_workspace(const Backward& call, const Argument& q, const Context& context,
+                              BwdParams* p) {
+  if (!runs_on_gpu(q)) return std::nullopt;
+  raise_unless_ok(call.op, fa4::bwd_workspace_bytes(*p, context, &p->workspace_bytes));
+  Tensor workspace = empty_tensor(q, {p->workspace_bytes}, aoti_torch_dtype_uint8());
+  p->workspace = workspace.mutable_data_ptr();
+  return workspace;
+}
+
+void run_backward(const Backward& call, const Operands& in, BwdParams* p,
                   const GradientBuffers& into) {
+  ReadableOperands readable;
+  p->q = readable.view(in.q, p->dtype);
+  p->k = readable.view(in.k, p->dtype);
+  p->v = readable.view(in.v, p->dtype);
+  p->dout = readable.view(in.dout, p->dtype);
   const Argument dq(call.op, "dq", *into.dq), dk(call.op, "dk", *into.dk),
       dv(call.op, "dv", *into.dv);
   p->dq = {dq.mutable_data(), strides_of(dq)};
   p->dk = {dk.mutable_data(), strides_of(dk)};
   p->dv = {dv.mutable_data(), strides_of(dv)};
   if (into.dsink) p->dsink = Argument(call.op, "dsink", *into.dsink).mutable_data();
-  raise_unless_ok(call.op, fa4::bwd(*p, context_of(q)));
+  const Context context = context_of(in.q);
+  const OptionalTensor workspace = give_workspace(call, in.q, context, p);
+  raise_unless_ok(call.op, fa4::bwd(*p, context));
 }
 
 Gradients backward(const Backward& call) {
   const MemoryScope memory;
-  const Argument q(call.op, "q", *call.q), k(call.op, "k", *call.k), v(call.op, "v", *call.v);
-  BwdParams p = read_backward(call, q, k, v);
-  Tensor dq = empty_like(q), dk = empty_like(k), dv = empty_like(v);
-  Tensor dsink = p.sink ? empty_tensor(q, {p.heads_q}, torch_dtype(p.sink_dtype))
-                        : empty_tensor(q, {0}, aoti_torch_dtype_float32());
-  run_backward(call, q, &p, {&dq, &dk, &dv, p.sink ? &dsink : nullptr});
+  const Operands in(call);
+  BwdParams p = read_backward(call, in);
+  Tensor dq = empty_like(in.q), dk = empty_like(in.k), dv = empty_like(in.v);
+  Tensor dsink = p.sink ? empty_tensor(in.q, {p.heads_q}, torch_dtype(p.sink_dtype))
+                        : empty_tensor(in.q, {0}, aoti_torch_dtype_float32());
+  run_backward(call, in, &p, {&dq, &dk, &dv, p.sink ? &dsink : nullptr});
   return {std::move(dq), std::move(dk), std::move(dv), std::move(dsink)};
 }
 
@@ -75,11 +98,11 @@ void check_gradient(const Argument& gradient, const Argument& of) {
 void backward_into(const Backward& call, const Tensor& dq, const Tensor& dk, const Tensor& dv,
                    const OptionalTensor& dsink) {
   const MemoryScope memory;
-  const Argument q(call.op, "q", *call.q), k(call.op, "k", *call.k), v(call.op, "v", *call.v);
-  BwdParams p = read_backward(call, q, k, v);
-  check_gradient(Argument(call.op, "dq", dq), q);
-  check_gradient(Argument(call.op, "dk", dk), k);
-  check_gradient(Argument(call.op, "dv", dv), v);
+  const Operands in(call);
+  BwdParams p = read_backward(call, in);
+  check_gradient(Argument(call.op, "dq", dq), in.q);
+  check_gradient(Argument(call.op, "dk", dk), in.k);
+  check_gradient(Argument(call.op, "dv", dv), in.v);
   if ((p.sink != nullptr) != dsink.has_value()) {
     raise(call.op, Code::kInvalidValue,
           std::string("dsink: must be given exactly when learnable_sink is, got ") +
@@ -89,7 +112,7 @@ void backward_into(const Backward& call, const Tensor& dq, const Tensor& dk, con
     check_gradient(Argument(call.op, "dsink", *dsink),
                    Argument(call.op, "learnable_sink", **call.learnable_sink));
   }
-  run_backward(call, q, &p, {&dq, &dk, &dv, dsink ? &*dsink : nullptr});
+  run_backward(call, in, &p, {&dq, &dk, &dv, dsink ? &*dsink : nullptr});
 }
 
 }  // namespace

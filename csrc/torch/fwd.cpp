@@ -1,7 +1,4 @@
 // fwd and varlen_fwd: op arguments -> FwdParams.
-#include <vector>
-
-#include "csrc/dispatch/gpu.h"
 #include "csrc/torch/ops.h"
 
 namespace fa4::torch_ops {
@@ -55,36 +52,13 @@ FwdParams read_forward(const Forward& call, const Operands& in) {
   return p;
 }
 
-/// Operands as the call's device reads them. One that a GPU cannot read where it is (gpu::readable)
-/// is copied, except pages: there are many more of them than a call uses. Copies live as long as
-/// this; a kernel may still read them afterwards, because torch gives their memory to later work of
-/// the same stream only.
-class ReadableOperands {
- public:
-  Input view(const Argument& operand, DType dtype, bool pages) {
-    const bool on_gpu = operand.device.kind == Device::kCuda || emulating();
-    if (!on_gpu || pages ||
-        gpu::readable(dtype, operand.tensor->const_data_ptr(), operand.rank - 1, operand.size,
-                      operand.stride)) {
-      return {operand.data(), strides_of(operand)};
-    }
-    const Tensor& copy = copies_.emplace_back(empty_like(operand));
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(copy.get(), operand.tensor->get(), 0));
-    const Argument copied(operand.op, operand.name, copy);
-    return {copied.data(), strides_of(copied)};
-  }
-
- private:
-  std::vector<Tensor> copies_;
-};
-
 void run_forward(const Forward& call, const Operands& in, FwdParams* p, const Argument& out,
                  const Argument& lse) {
   const bool paged = p->page_table != nullptr;
   ReadableOperands readable;
-  p->q = readable.view(in.q, p->dtype, false);
-  p->k = readable.view(in.k, p->dtype, paged);
-  p->v = readable.view(in.v, p->dtype, paged);
+  p->q = readable.view(in.q, p->dtype);
+  p->k = paged ? Input{in.k.data(), strides_of(in.k)} : readable.view(in.k, p->dtype);
+  p->v = paged ? Input{in.v.data(), strides_of(in.v)} : readable.view(in.v, p->dtype);
   p->out = {out.mutable_data(), strides_of(out)};
   p->lse = {static_cast<float*>(lse.mutable_data()), lse_strides_of(lse)};
   raise_unless_ok(call.op, fa4::fwd(*p, context_of(in.q)));

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "csrc/dispatch/gpu.h"
+
 namespace fa4::torch_ops {
 
 namespace {
@@ -134,6 +136,17 @@ void check_lse(const Argument& lse, const Argument& q, const Problem& p) {
   lse.want_float32();
   if (q.rank == 3) check_buffer(lse, q, {p.heads_q, p.total_q});
   if (q.rank == 4) check_buffer(lse, q, {p.batch, p.heads_q, p.seqlen_q});
+}
+
+Input ReadableOperands::view(const Argument& operand, DType dtype) {
+  if (!runs_on_gpu(operand) || gpu::readable(dtype, operand.tensor->const_data_ptr(),
+                                             operand.rank - 1, operand.size, operand.stride)) {
+    return {operand.data(), strides_of(operand)};
+  }
+  const Tensor& copy = copies_.emplace_back(empty_like(operand));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(copy.get(), operand.tensor->get(), 0));
+  const Argument copied(operand.op, operand.name, copy);
+  return {copied.data(), strides_of(copied)};
 }
 
 }  // namespace fa4::torch_ops

@@ -1,6 +1,8 @@
 // What forward and backward read alike: operands, sequences, score options.
 #pragma once
 
+#include <vector>
+
 #include "csrc/torch/arguments.h"
 
 namespace fa4::torch_ops {
@@ -62,5 +64,17 @@ void read_problem(const Common& common, const Argument& q, const Argument& k, co
 /// Requires the shape and type of out, or of lse, of this problem.
 void check_out(const Argument& out, const Argument& q, const Problem& p);
 void check_lse(const Argument& lse, const Argument& q, const Problem& p);
+
+/// Operands as the call's device reads them. One that a GPU cannot read where it is (gpu::readable)
+/// is copied; pages of keys are no such operand, because there are many more of them than a call
+/// uses. Copies live as long as this; a kernel may still read them afterwards, because torch gives
+/// their memory to later work of the same stream only.
+class ReadableOperands {
+ public:
+  Input view(const Argument& operand, DType dtype);
+
+ private:
+  std::vector<Tensor> copies_;
+};
 
 }  // namespace fa4::torch_ops

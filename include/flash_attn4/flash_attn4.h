@@ -32,7 +32,13 @@ struct Context {
 Status fwd(const FwdParams& params, const Context& context);
 
 /// Gradients of fwd with respect to q, k, v and sink, from dout and dlse. Needs fwd's out and lse.
+/// On a GPU it needs scratch memory, see bwd_workspace_bytes.
 Status bwd(const BwdParams& params, const Context& context);
+
+/// Bytes that bwd needs at BwdParams::workspace for this call; 0 on the CPU. It depends on sizes,
+/// options and the device: addresses may be null still, and no memory of the device is read. Fails
+/// where bwd would for these.
+Status bwd_workspace_bytes(const BwdParams& params, const Context& context, int64_t* bytes);
 
 /// Merges partial results over splits of the keys, see CombineParams.
 Status combine(const CombineParams& params, const Context& context);

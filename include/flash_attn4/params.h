@@ -71,13 +71,19 @@ struct FwdParams : Problem {
   int64_t num_splits = 1;  // KV splits; 0: chosen by a heuristic
 };
 
+/// On a GPU what FwdParams says of q, k and v holds for them and dout; the rest may lie anywhere.
 struct BwdParams : Problem {
   Input dout, q, k, v, out;
   InputF32 lse;
-  InputF32 dlse;  // gradient of lse; data may be null
-  Output dq, dk, dv;
+  InputF32 dlse;          // gradient of lse; data may be null
+  Output dq, dk, dv;      // rows that belong to no sequence become 0
   void* dsink = nullptr;  // heads_q values of sink_dtype, when sink is given
   bool deterministic = false;
+
+  // Scratch memory of the device, at a multiple of 16 bytes, in use until the call's kernels have
+  // run; what it holds does not matter. bwd_workspace_bytes tells how much. The CPU needs none.
+  void* workspace = nullptr;
+  int64_t workspace_bytes = 0;
 };
 
 /// Merges the results of attention over disjoint parts of the keys.
