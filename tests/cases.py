@@ -139,6 +139,25 @@ _WIDE: tuple[dict[str, object], ...] = (
     {"data": "outlier", "seqlen_q": 512, "seqlen_k": 512, "layout": "qkv"},
 )
 
+_GROUP_HEAD_DIMS = ((64, 64), (96, 96), (128, 128), (192, 128))
+
+# Few queries, whose heads may share tiles of 64 or 128 rows. Groups of 3, 5, 6 and 7 heads leave
+# rows without a query.
+GROUPED = [
+    Case(
+        dtype=DTYPES[group // 4 % 2],
+        batch=1,
+        seqlen_q=50,
+        seqlen_k=200,
+        heads_q=2 * group,
+        heads_k=2,
+        head_dim=_GROUP_HEAD_DIMS[group % 4][0],
+        head_dim_v=_GROUP_HEAD_DIMS[group % 4][1],
+        causal=group % 3 != 0,
+    )
+    for group in range(1, 9)
+]
+
 EDGE = [
     # Lengths: nothing, one, one beside a tile, more queries than keys (rows that see nothing).
     Case(seqlen_q=1, seqlen_k=1),
@@ -205,8 +224,11 @@ EDGE = [
     Case(data="one_hot", seqlen_k=130, head_dim_v=128, window=(-1, 12)),
     Case(layout="bhsd", seqused=True, dtype="float16"),
     Case(head_dim=16, head_dim_v=128, dtype="float16"),
-    # Head dim 128, with tiles of its own.
+    # Head dims with tiles of their own.
     *(Case(head_dim=128, head_dim_v=128, **options) for options in _WIDE),
+    *(Case(head_dim=96, head_dim_v=96, **options) for options in _WIDE),
+    *(Case(head_dim=192, head_dim_v=128, **{**options, "layout": "bhsd"}) for options in _WIDE),
+    *GROUPED,
 ]
 
 _LENGTHS = ((1, 137), (113, 113), (128, 192), (192, 128), (257, 333))

@@ -70,11 +70,18 @@ def check_largest_error(
 
 
 def check_rmse(
-    name: str, result: Tensor, reference: Tensor, eager: Tensor, *, normal_data: bool
+    name: str,
+    result: Tensor,
+    reference: Tensor,
+    eager: Tensor,
+    *,
+    normal_data: bool,
+    extra: float = 0.0,
 ) -> None:
     """Rule B, for rows that see at least FEWEST_KEYS_FOR_RMSE keys at the usual softmax_scale.
 
     With a small scale eager attention rounds all weights to one value, an error that cancels.
+    extra: error of a step that eager attention does not have.
     """
     check_special_values(name, result, reference)
     if result.numel() == 0:
@@ -82,8 +89,8 @@ def check_rmse(
     got, of_eager = _rms(_error(result, reference)), _rms(_error(eager, reference))
     size = _rms(reference)
     if result.dtype != torch.float32:
-        assert got <= 0.75 * of_eager, (
-            f"{name}: RMSE {got:.3e}, eager attention has {of_eager:.3e}\n"
+        assert got <= 0.75 * of_eager + extra, (
+            f"{name}: RMSE {got:.3e}, eager attention has {of_eager:.3e}, extra {extra:.3e}\n"
             f"{describe(result, reference)}"
         )
     if normal_data:

@@ -60,8 +60,11 @@ def run(function: Any, leaves: list[Tensor], *arguments: Any, **options: Any) ->
 
 
 def assert_same(got: list[Tensor], expected: list[Tensor]) -> None:
+    """The result and the gradients of run(). In 16 bit a graph rounds fewer sums, or others."""
+    wide = expected[1].dtype == torch.float32
     for x, y in zip(got, expected, strict=True):
-        torch.testing.assert_close(x, y, atol=2e-5, rtol=1e-4)
+        atol = 2e-5 if wide else 1e-2 * y.abs().max().item()
+        torch.testing.assert_close(x, y, atol=atol, rtol=1e-4 if wide else 1e-2)
 
 
 @pytest.mark.parametrize(("backend", "dynamic"), [("aot_eager", False), ("inductor", True)])
