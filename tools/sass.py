@@ -1,4 +1,4 @@
-"""What the compiler made of loops around wgmma: instructions by opcode, and where the waits stand.
+"""What the compiler made of the loops around products: instructions by opcode, where waits stand.
 
     python tools/sass.py build/cmake-*/generated/fa4_fwd_sm90_hd128_bf16.cubin
     python tools/sass.py --json KERNEL.cubin          the same for a program
@@ -7,12 +7,21 @@
 
 Loops are natural loops of the control-flow graph: a branch back to a block that every path to the
 branch has passed. So code that the compiler put out of line belongs to its loop, and a jump back
-from there is not a loop. Reported are loops that hold HGMMA; `inner` ones hold no smaller of them.
+from there is not a loop. Reported are loops that hold HGMMA (SM90), UTCHMMA, or LDTM and STTM
+(SM100: those of the mma, softmax and correction roles); `inner` ones hold no smaller of them.
 
     every round   instructions in blocks that each round passes: no branch leads around them. A
                   round that takes a branch executes more; of two arms neither counts.
                   Instructions with a predicate count: they are issued
     all           instructions of all blocks of the loop, smaller loops in it included
+    ordinary      of the ways once around that do all the work, the shortest. The work: the most
+                  UTCHMMA of any way; in a loop without them the most arrivals at barriers and the
+                  most F2FP, which round results. So waits are over at once, and nothing is done
+                  that only some rounds need
+    masked        the same of the ways with the most R2P: a mask's bits become predicates
+    rescaled      the same of the ways with the most FMUL2: O follows another reference
+
+A way goes through a smaller loop in it once: a rolled loop counts as one of its rounds.
 
 The order of instructions is static: the blocks in the order of flow (reverse postorder), going
 around once. An exponential (MUFU.EX2) counts as `before the wait` when of HGMMA and
@@ -45,6 +54,14 @@ COLUMNS = (
     *("HGMMA", "MUFU.EX2", "FFMA", "FMUL", "FADD", "FMNMX", "F2FP", "FSEL", "SHFL", "VOTE"),
     *("BAR", "SYNCS", "WARPGROUP.ARRIVE", "WARPGROUP.DEPBAR", "BRA"),
 )
+COLUMNS_SM100 = (
+    *("UTCHMMA", "UTCBAR", "MUFU.EX2", "FFMA2", "FADD2", "FADD2.RM", "FMUL2", "FMNMX3", "FMNMX"),
+    *("F2FP", "LEA", "LDTM", "STTM", "FSEL", "R2P", "MOV", "R2UR", "UMOV", "ULEA", "UIADD3"),
+    *("LDS", "STS", "SYNCS", "ELECT", "NOP", "BRA"),
+)
+# Ways around a loop besides the ordinary one, by an opcode that only such ways pass.
+WAYS = {"masked": "R2P", "rescaled": "FMUL2"}
+LOCAL_MEMORY = ("LDL", "STL")  # spills, and arrays that no register can hold
 WAIT_FOR_ALL = re.compile(r"gsb0, 0x0\b")
 
 
@@ -60,7 +77,14 @@ class Instruction:
     def kind(self) -> str:
         """Opcode without modifiers, but for those that tell different instructions apart."""
         names = self.opcode.split(".")
+        if names[0] == "FADD2" and "RM" in names:  # rounds down: a step of the exponential
+            return "FADD2.RM"
         return ".".join(names[: 2 if names[0] in ("MUFU", "WARPGROUP") else 1])
+
+    @property
+    def ends_work(self) -> bool:
+        """Arrivals hand over what is done, F2FP rounds it to 16 bit."""
+        return self.kind == "F2FP" or self.opcode.startswith("SYNCS.ARRIVE")
 
     @property
     def is_branch(self) -> bool:
@@ -240,12 +264,44 @@ class Loop:
         self.blocks = [flow.blocks[i] for i in flow.order if i in members]
         every_round = set.intersection(*(flow.dominators[x] for x in latches)) & members
         self.passed = [i in every_round for i in flow.order if i in members]
-        self.inner = True  # holds no smaller loop with HGMMA; see report()
+        self.inner = True  # holds no smaller loop around products; see report()
+        self.flow = flow
 
     def instructions(self, *, every_round: bool) -> Iterable[Instruction]:
         for block, passed in zip(self.blocks, self.passed, strict=True):
             if passed or not every_round:
                 yield from block
+
+    @property
+    def around_products(self) -> bool:
+        kinds = {x.kind for x in self.instructions(every_round=False)}
+        return "HGMMA" in kinds or "UTCHMMA" in kinds or {"LDTM", "STTM"} <= kinds
+
+    def shortest(self, kind: str | None = None) -> list[Instruction] | None:
+        """Of the ways around that do all the work, the shortest; given a kind, of those with the
+        most of it, and None where there is none of it."""
+        body = list(self.instructions(every_round=False))
+        products = any(x.kind == "UTCHMMA" for x in body)
+        place = {block: i for i, block in enumerate(self.flow.order)}
+        # The best way from a block to the end of the round. Blocks are in the order of flow: those
+        # ahead are known when a block's turn comes. A branch back ends the round where it leads to
+        # the header; elsewhere it is that of a smaller loop, and not taken.
+        best: dict[int, tuple[int, int, int, list[Instruction]]] = {}
+        for block in sorted(self.members, key=place.__getitem__, reverse=True):
+            code = self.flow.blocks[block]
+            ahead = [
+                (0, 0, 0, []) if successor == self.header else best[successor]
+                for successor in self.flow.successors[block]
+                if successor == self.header
+                or (successor in best and place[successor] > place[block])
+            ]
+            if ahead:
+                work, wanted, shortness, rest = max(ahead, key=lambda way: way[:3])
+                work += sum(x.kind == "UTCHMMA" if products else x.ends_work for x in code)
+                wanted += sum(x.kind == kind for x in code)
+                best[block] = (work, wanted, shortness - len(code), code + rest)
+        _, wanted, _, way = best[self.header]
+        return way if kind is None or wanted else None
 
     def exponentials(self) -> tuple[int, int]:
         """How many each round executes, and how many of them before the wait."""
@@ -268,12 +324,8 @@ class Loop:
 
 
 def report(instructions: list[Instruction]) -> list[dict[str, Any]]:
-    """One entry per loop of a function that holds HGMMA, in the order of addresses."""
-    loops = [
-        loop
-        for loop in Flow(instructions).loops()
-        if any(x.kind == "HGMMA" for x in loop.instructions(every_round=False))
-    ]
+    """One entry per loop of a function that is around products, in the order of addresses."""
+    loops = [loop for loop in Flow(instructions).loops() if loop.around_products]
     for loop in loops:
         loop.inner = not any(other.members < loop.members for other in loops)
     return [_entry(loop) for loop in sorted(loops, key=lambda x: x.blocks[0][0].address)]
@@ -283,6 +335,8 @@ def _entry(loop: Loop) -> dict[str, Any]:
     body = list(loop.instructions(every_round=False))
     passed = Counter(x.kind for x in loop.instructions(every_round=True))
     exponentials, before_wait = loop.exponentials()
+    ways = {"ordinary": loop.shortest()}
+    ways |= {name: loop.shortest(kind) for name, kind in WAYS.items()}
     return {
         "header": hex(loop.blocks[0][0].address),
         "inner": loop.inner,
@@ -290,6 +344,12 @@ def _entry(loop: Loop) -> dict[str, Any]:
         "all": len(body),
         "opcodes_every_round": dict(passed.most_common()),
         "opcodes_all": dict(Counter(x.kind for x in body).most_common()),
+        "ways": {
+            name: dict(Counter(x.kind for x in way).most_common())
+            for name, way in ways.items()
+            if way is not None
+        },
+        "local_memory": sum(x.kind in LOCAL_MEMORY for x in body),
         "exponentials": exponentials,
         "exponentials_before_wait": before_wait,
         "waits_for_all": sum(x.waits_for_all for x in body),
@@ -316,33 +376,45 @@ def loops_of(path: Path, names: list[str] | None = None) -> dict[str, list[dict[
     return {name: loops for name, loops in reports.items() if loops or names}
 
 
-def _print_table(name: str, loops: list[dict[str, Any]], *, blocks: bool) -> None:
-    print(f"{name}: loops with HGMMA: {len(loops)}")
+def _print_loops(name: str, loops: list[dict[str, Any]], *, blocks: bool) -> None:
+    print(f"{name}: loops around products: {len(loops)}")
     for loop in loops:
-        if not loop["inner"]:
+        sm90 = "HGMMA" in loop["opcodes_all"]
+        counts = {} if sm90 else loop["ways"]
+        if sm90 and loop["inner"]:
+            counts = {"every round": loop["opcodes_every_round"]}
+        counts = {**counts, "all": loop["opcodes_all"]}
+        if loop["inner"]:
+            print(f"  loop at {loop['header']}")
+            _print_table(counts, COLUMNS if sm90 else COLUMNS_SM100)
+        else:
+            lengths = ", ".join(f"{title} {sum(x.values())}" for title, x in counts.items())
+            print(f"  loop at {loop['header']} holds smaller ones; instructions: {lengths}")
+        if loop["local_memory"]:
+            print(f"    accesses to local memory: {loop['local_memory']}")
+        if sm90 and loop["inner"]:
             print(
-                f"  loop at {loop['header']} holds smaller ones, {loop['all']} instructions in all"
+                f"    {loop['exponentials_before_wait']} of {loop['exponentials']} exponentials "
+                f"before the wait; waits for all products: {loop['waits_for_all']}"
             )
-            continue
-        print(f"  loop at {loop['header']}")
-        passed, body = loop["opcodes_every_round"], loop["opcodes_all"]
-        rows = [("instructions", loop["every_round"], loop["all"])]
-        rows += [(kind, passed.get(kind, 0), body[kind]) for kind in COLUMNS if kind in body]
-        others = [sum(n for kind, n in x.items() if kind not in COLUMNS) for x in (passed, body)]
-        rows.append(("others", *others))
-        print(f"    {'':<18}{'every round':>12}{'all':>8}")
-        for title, first, second in rows:
-            print(f"    {title:<18}{first:>12}{second:>8}")
-        print(
-            f"    {loop['exponentials_before_wait']} of {loop['exponentials']} exponentials "
-            f"before the wait; waits for all products: {loop['waits_for_all']}"
-        )
-        if not blocks:
-            continue
-        for block in loop["blocks"]:
+        for block in loop["blocks"] if blocks and loop["inner"] else []:
             span = f"{block['first']}..{block['last']}"
             passed_by_all = block["instructions"] if block["every_round"] else 0
             print(f"    {span:<18}{passed_by_all:>12}{block['instructions']:>8}")
+
+
+def _print_table(counts: dict[str, dict[str, int]], columns: tuple[str, ...]) -> None:
+    """Opcodes downwards, `counts` by title across."""
+    rows = {"instructions": [sum(x.values()) for x in counts.values()]}
+    for kind in columns:
+        rows[kind] = [x.get(kind, 0) for x in counts.values()]
+    rows["others"] = [
+        sum(n for kind, n in x.items() if kind not in columns) for x in counts.values()
+    ]
+    print(f"    {'':<18}" + "".join(f"{title:>12}" for title in counts))
+    for title, row in rows.items():
+        if any(row) or title == "others":
+            print(f"    {title:<18}" + "".join(f"{n:>12}" for n in row))
 
 
 def main() -> None:
@@ -360,9 +432,9 @@ def main() -> None:
         print(json.dumps(reports, indent=1))
         return
     if not reports:
-        print(f"{options.file}: no loop with HGMMA")
+        print(f"{options.file}: no loop around products")
     for name, loops in reports.items():
-        _print_table(name, loops, blocks=options.blocks)
+        _print_loops(name, loops, blocks=options.blocks)
 
 
 if __name__ == "__main__":

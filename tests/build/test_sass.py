@@ -222,6 +222,112 @@ def test_outer_and_inner_loops() -> None:
     assert inner["every_round"] == 5
 
 
+def way(loop: dict[str, Any], name: str) -> tuple[int, dict[str, int]]:
+    opcodes = loop["ways"][name]
+    return sum(opcodes.values()), opcodes
+
+
+ARRIVE = "@P0 SYNCS.ARRIVE.TRANS64.A1T0 RZ, [UR4], RZ"
+
+
+def test_ordinary_way_does_all_the_work_and_no_more() -> None:
+    """A softmax loop in small: waits spin out of line, most rounds need no mask, all but a tile's
+    first signal the factor."""
+    (loop,) = listing(
+        ".L_x_0:",
+        "SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR4], R2",
+        "@!P0 BRA `(.L_x_4)",
+        ".L_x_1:",
+        "LDTM.x32 R4, tmem[UR8]",
+        "@!P1 BRA `(.L_x_2)",
+        "R2P PR, R3, 0x7f",
+        "FSEL R4, R4, -INF, P1",
+        ".L_x_2:",
+        "@P2 BRA `(.L_x_3)",
+        "STS [R5], R6",
+        ARRIVE,
+        ".L_x_3:",
+        "@!P4 BRA `(.L_x_5)",  # never taken
+        EX2,
+        "F2FP.BF16.F32.PACK_AB R4, R5, R4",
+        ".L_x_5:",
+        "STTM.x16 tmem[UR8], R4",
+        ARRIVE,
+        "@P3 BRA `(.L_x_0)",
+        "EXIT",
+        ".L_x_4:",
+        "SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR4], R2",
+        "@!P0 BRA `(.L_x_4)",
+        "BRA `(.L_x_1)",
+    )
+    assert loop["ways"].keys() == {"ordinary", "masked"}
+    length, opcodes = way(loop, "ordinary")
+    assert length == 13
+    assert (opcodes["SYNCS"], opcodes["STS"]) == (3, 1)
+    assert "R2P" not in opcodes
+    length, opcodes = way(loop, "masked")
+    assert length == 15
+    assert (opcodes["R2P"], opcodes["FSEL"]) == (1, 1)
+    assert loop["all"] == 18
+
+
+def test_work_around_products_is_products() -> None:
+    """An mma loop in small: arriving, when a tile ends, is not the ordinary way."""
+    (loop,) = listing(
+        ".L_x_0:",
+        "@!P0 BRA `(.L_x_1)",
+        ARRIVE,
+        ".L_x_1:",
+        "@P1 BRA `(.L_x_2)",
+        "UTCHMMA tmem[UR4], gdesc[UR6], tmem[UR8], tmem[UR10], idesc[UR11], UPT",
+        ".L_x_2:",
+        "@P2 BRA `(.L_x_0)",
+        "EXIT",
+    )
+    length, opcodes = way(loop, "ordinary")
+    assert (length, opcodes) == (4, {"BRA": 3, "UTCHMMA": 1})
+
+
+def test_rescaled_way_rescales_all() -> None:
+    """A correction loop in small, for two halves; a smaller loop counts as one of its rounds."""
+    half = (
+        ARRIVE,
+        "@!P{0} BRA `(.L_x_{0}1)",
+        ".L_x_{0}0:",
+        "LDTM.x16 R4, tmem[UR8]",
+        "FMUL2.FTZ R4, R4.F32x2.HI_LO, R2.F32",
+        "STTM.x16 tmem[UR8], R4",
+        "@P3 BRA `(.L_x_{0}0)",
+        ".L_x_{0}1:",
+        "NOP",
+    )
+    halves = [line.format(n) for n in (1, 2) for line in half]
+    loops = listing(".L_x_0:", *halves, "@P0 BRA `(.L_x_0)", "EXIT")
+    whole = next(loop for loop in loops if not loop["inner"])
+    assert way(whole, "ordinary")[0] == 7
+    length, opcodes = way(whole, "rescaled")
+    assert (length, opcodes["FMUL2"]) == (15, 2)
+
+
+def test_spills_are_counted() -> None:
+    (loop,) = listing(
+        ".L_x_0:", MMA, "STL [R1], R2", "LDL.LU R2, [R1]", "@P0 BRA `(.L_x_0)", "EXIT"
+    )
+    assert loop["local_memory"] == 2
+
+
+def test_rounding_down_is_its_own_opcode() -> None:
+    (loop,) = listing(
+        ".L_x_0:",
+        MMA,
+        "FADD2.FTZ.RM R2, R4.F32x2.HI_LO, 12582912",
+        "FADD2.FTZ R2, R4.F32x2.HI_LO, R6.F32x2.HI_LO",
+        "@P0 BRA `(.L_x_0)",
+        "EXIT",
+    )
+    assert (loop["opcodes_all"]["FADD2.RM"], loop["opcodes_all"]["FADD2"]) == (1, 1)
+
+
 def test_command_line(tmp_path: Path) -> None:
     tool = ROOT / "tools" / "sass.py"
 
