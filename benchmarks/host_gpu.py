@@ -30,6 +30,14 @@ Function = Callable[[], object]
 Context = Callable[[], AbstractContextManager[Any]]  # what a function's calls stand in
 
 
+FREE: Context = contextlib.nullcontext
+
+
+def backend(choice: SDPBackend) -> Context:
+    """torch's attention by this backend, chosen once and not at every call."""
+    return lambda: sdpa_kernel([choice])
+
+
 def functions() -> dict[str, tuple[Function, Context]]:
     from flash_attn4 import flash_attn_func
 
@@ -41,17 +49,13 @@ def functions() -> dict[str, tuple[Function, Context]]:
     def sdpa() -> object:
         return scaled_dot_product_attention(q_sdpa, k_sdpa, v_sdpa, is_causal=True)
 
-    def backend(choice: SDPBackend) -> Context:
-        return lambda: sdpa_kernel([choice])
-
-    free: Context = contextlib.nullcontext
     found: dict[str, tuple[Function, Context]] = {
-        "torch.ops.fa4.fwd": (lambda: op(q, k, v, None, True), free),
-        "flash_attn4.flash_attn_func": (lambda: flash_attn_func(q, k, v, causal=True), free),
-        "sdpa, torch's choice": (sdpa, free),
+        "torch.ops.fa4.fwd": (lambda: op(q, k, v, None, True), FREE),
+        "flash_attn4.flash_attn_func": (lambda: flash_attn_func(q, k, v, causal=True), FREE),
+        "sdpa, torch's choice": (sdpa, FREE),
         "sdpa, FA2": (sdpa, backend(SDPBackend.FLASH_ATTENTION)),
         "sdpa, cuDNN": (sdpa, backend(SDPBackend.CUDNN_ATTENTION)),
-        "a.add_(1)": (lambda: number.add_(1), free),
+        "a.add_(1)": (lambda: number.add_(1), FREE),
     }
     try:
         fa3 = peers.fa3(peers.Problem(q, k, v, True, (SHAPE[1],)))
@@ -59,14 +63,14 @@ def functions() -> dict[str, tuple[Function, Context]]:
     except Exception as error:
         print(f"FA3 missing: {type(error).__name__}: {error}")
         return found
-    found["FA3, raw op"] = (lambda: raw(q, k, v, is_causal=True, num_splits=1), free)
-    found["FA3, flash_attn_func"] = fa3, free
+    found["FA3, raw op"] = (lambda: raw(q, k, v, is_causal=True, num_splits=1), FREE)
+    found["FA3, flash_attn_func"] = fa3, FREE
     return found
 
 
 def run() -> Iterator[report.Record]:
     with torch.no_grad():
-        working = _warmed_up(functions())
+        working = warmed_up(functions())
         for name, rounds in interleave(working).items():
             yield _record(f"{name}, no grad", "us/call", rounds)
     yield from first_call()
@@ -94,7 +98,7 @@ def interleave(
     return rounds
 
 
-def _warmed_up(
+def warmed_up(
     found: Mapping[str, tuple[Function, Context]],
 ) -> dict[str, tuple[Function, Context]]:
     """Those whose calls succeed, each called a few times."""

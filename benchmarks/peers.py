@@ -32,6 +32,7 @@ class Problem:
     causal: bool
     lengths: tuple[int, ...]
     cu_seqlens: Tensor | None = None
+    dout: Tensor | None = None  # the output's gradient, for those that compute gradients
 
     @property
     def max_seqlen(self) -> int:
@@ -45,7 +46,7 @@ class Problem:
         return x[first : first + self.lengths[i]]
 
 
-Call = Callable[[], Tensor]
+Call = Callable[[], Any]  # the output, or the gradients
 Peer = Callable[[Problem], Call]
 
 

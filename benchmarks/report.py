@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import fwd_report
+import gpu_report
 import torch
 from peers import fa3_version
 from timing import Timing
@@ -133,7 +133,7 @@ def timing_record(timings: dict[str, Timing], ours: str, flops: dict[str, float]
 def columns(record: Record) -> dict[str, str]:
     """The cells of one case, by column title."""
     if "flops" in record:
-        return fwd_report.columns(record)
+        return gpu_report.columns(record)
     cells = {"case": record["case"]}
     if "rate" in record:
         low, high = record["spread"]
@@ -167,7 +167,7 @@ class Screen:
         self.notes: list[str] = []
 
     def show(self, record: Record) -> None:
-        for note in fwd_report.notes(record):
+        for note in gpu_report.notes(record):
             if note not in self.notes:  # once per reason, not once per case
                 self.notes.append(note)
                 print(note)
@@ -226,6 +226,6 @@ def markdown(path: Path) -> str:
             lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
             lines += [f"| {' | '.join(row.values())} |" for row in group]
             parts.append("\n".join(lines))
-        means = fwd_report.summary_lines([x for x in section["cases"] if "flops" in x])
+        means = gpu_report.summary_lines(section["cases"])
         parts += [f"```\n{chr(10).join(means)}\n```"] if means else []
     return "\n\n".join(parts)

@@ -2,6 +2,8 @@
 
     python benchmarks/run.py cpu         attention on the CPU beside torch's, forward and backward
     python benchmarks/run.py fwd         the forward on a GPU beside FA3, cuDNN and FA2
+    python benchmarks/run.py bwd         the backward alone on a GPU beside cuDNN and FA2
+    python benchmarks/run.py fwd_bwd     both through autograd, on the host's clock as well
     python benchmarks/run.py host        host time of a call on tiny tensors
     python benchmarks/run.py emulator    speed of the emulator
     python benchmarks/run.py compile     compile cost of every kernel and source
@@ -18,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import build_cost
+import bwd
 import cpu
 import emulator
 import fwd
+import fwd_bwd
 import host
 import report
 import torch
@@ -28,6 +32,8 @@ import torch
 SECTIONS: dict[str, Any] = {
     "cpu": cpu,
     "fwd": fwd,
+    "bwd": bwd,
+    "fwd_bwd": fwd_bwd,
     "host": host,
     "emulator": emulator,
     "compile": build_cost,

@@ -4,51 +4,31 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import correctness
 import fwd
+import gpu_cells
 import peers
 import pytest
 import report
 import torch
-from gpu_timing import Measurement, Reading
+from gpu_cells import Cell, Setup
+from invented import PER_CLOCK, invented_setup
 from peers import Problem
 
 pytestmark = pytest.mark.cpu_only("the times are invented")
 
-PER_CLOCK = 132 * 4096
-CELL = fwd.Cell("gqa128", "causal", (160, 160))
-PACKED = fwd.Cell("varlen", "full", (5, 130, 1))
+CELL = Cell("gqa128", "causal", (160, 160))
+PACKED = Cell("varlen", "full", (5, 130, 1))
 
 
-class FakeStopwatch:
-    """The n-th function it is asked about takes times[n] microseconds."""
-
-    flops_per_clock = PER_CLOCK
-    no_clock = ""
-
-    def __init__(self, *times: float) -> None:
-        self.times = iter(times)
-        self.events: list[str] = []
-
-    def new_graphs(self) -> None:
-        self.events.append("new graphs")
-
-    def burst(self, function: Callable[[], object]) -> Measurement:
-        self.events.append("graph")
-        function()
-        us = next(self.times)
-        return lambda: Reading(us, 1750.0)
-
-    def sustained(self, function: Callable[[], object]) -> Measurement:
-        return self.burst(function)
+def setup(others: dict[str, peers.Peer], *times: float, **options: object) -> Setup:
+    return invented_setup(options.pop("ours", peers.fa4), others, *times, **options)
 
 
-def setup(others: dict[str, peers.Peer], *times: float, **options: object) -> fwd.Setup:
-    stopwatch = FakeStopwatch(*times)
-    return fwd.Setup(others, stopwatch, rounds=2, device="cpu", **options)  # type: ignore[arg-type]
+def measure(cell: Cell, setup: Setup) -> report.Record:
+    return gpu_cells.measure(fwd.FORWARD, cell, setup)
 
 
 def broken(p: Problem) -> peers.Call:
@@ -74,12 +54,12 @@ def parsed(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     fwd.add_arguments(parser)
     args = parser.parse_args(words)
-    args.lengths = args.lengths or list(fwd.LENGTHS)
+    args.lengths = args.lengths or list(gpu_cells.LENGTHS)
     return args
 
 
 def test_grid_has_36_dense_and_6_packed_cells_of_all_tokens() -> None:
-    grid = list(fwd.cells(parsed()))
+    grid = list(gpu_cells.cells(parsed()))
     assert len([c for c in grid if not c.packed]) == 36
     assert len([c for c in grid if c.packed]) == 6
     assert {sum(c.lengths) for c in grid} == {16384}
@@ -89,7 +69,7 @@ def test_grid_has_36_dense_and_6_packed_cells_of_all_tokens() -> None:
 
 def test_arguments_choose_cells() -> None:
     words = "--shapes", "hd64,gqa128", "--mask", "full", "--lengths", "512,4096"
-    names = [str(c) for c in fwd.cells(parsed(*words))]
+    names = [str(c) for c in gpu_cells.cells(parsed(*words))]
     assert names == ["hd64 full 512", "hd64 full 4096", "gqa128 full 512", "gqa128 full 4096"]
 
 
@@ -103,10 +83,10 @@ def test_arguments_that_are_refused(words: tuple[str, str], capsys: pytest.Captu
 
 
 def test_operations_of_a_cell() -> None:
-    full = fwd.Cell("hd128", "full", (16384,))
+    full = Cell("hd128", "full", (16384,))
     assert full.flops == 4 * 16 * 16384**2 * 128
-    assert fwd.Cell("hd128", "causal", (16384,)).flops == full.flops / 2
-    assert fwd.Cell("varlen", "full", (3, 4)).flops == 4 * 16 * (9 + 16) * 128
+    assert Cell("hd128", "causal", (16384,)).flops == full.flops / 2
+    assert Cell("varlen", "full", (3, 4)).flops == 4 * 16 * (9 + 16) * 128
 
 
 def test_data_is_normal_and_packed_sequences_lie_behind_each_other() -> None:
@@ -122,8 +102,8 @@ def test_data_is_normal_and_packed_sequences_lie_behind_each_other() -> None:
 # ---- Checks --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cell", [CELL, PACKED, fwd.Cell("hd64", "full", (700,))], ids=str)
-def test_right_results_pass(cell: fwd.Cell) -> None:
+@pytest.mark.parametrize("cell", [CELL, PACKED, Cell("hd64", "full", (700,))], ids=str)
+def test_right_results_pass(cell: Cell) -> None:
     p = cell.problem(torch.bfloat16, "cpu")
     out = peers.fa4(p)()
     assert 1e-4 < correctness.float64_error(p, out) < correctness.FLOAT64_ERROR[torch.bfloat16]
@@ -161,7 +141,7 @@ def test_a_mask_off_by_one_is_wrong() -> None:
 def test_record_of_a_cell() -> None:
     others = {"sdpa": peers.sdpa, "fa3": absent}
     setting = setup(others, 100.0, 120.0, 200.0, 220.0, sustained=True)
-    record = fwd.measure(CELL, setting)
+    record = measure(CELL, setting)
     assert "failed" not in record
     # A pool of graphs ends with its last graph, which is gone when the next kind of timing begins.
     assert setting.stopwatch.events == 2 * ["new graphs", "graph", "graph"]
@@ -180,7 +160,7 @@ def test_record_of_a_cell() -> None:
 
 def test_packed_cells_are_compared_with_fa3_alone() -> None:
     others = {"fa3": peers.fa4, "cudnn": absent, "fa2": peers.fa4}
-    record = fwd.measure(PACKED, setup(others, 10.0, 11.0, 9.0))
+    record = measure(PACKED, setup(others, 10.0, 11.0, 9.0))
     assert record["peers"] == ["fa3", "fa2"]
     assert report.columns(record)["ratio"] == "1.100"
 
@@ -188,9 +168,9 @@ def test_packed_cells_are_compared_with_fa3_alone() -> None:
 @pytest.mark.parametrize("peer", ["fa4", "sdpa"])
 def test_a_wrong_result_ends_the_cell(peer: str) -> None:
     if peer == "fa4":
-        record = fwd.measure(fwd.Cell("hd64", "full", (96,)), setup({}, ours=all_broken))
+        record = measure(Cell("hd64", "full", (96,)), setup({}, ours=all_broken))
     else:
-        record = fwd.measure(CELL, setup({"sdpa": broken}, 1.0, 1.0))
+        record = measure(CELL, setup({"sdpa": broken}, 1.0, 1.0))
     assert record["failed"].startswith(f"WrongResult: {peer}")
     assert "burst" not in record
 
@@ -201,14 +181,14 @@ def all_broken(p: Problem) -> peers.Call:
 
 
 def test_no_kernel_for_ours_is_a_failed_cell() -> None:
-    record = fwd.measure(CELL, setup({}, ours=absent))
+    record = measure(CELL, setup({}, ours=absent))
     assert record["failed"] == "ImportError: not here"
 
 
 def test_time_limit_leaves_out_what_would_not_fit(capsys: pytest.CaptureFixture) -> None:
     clock = iter([0, 0, 40, 40, 70, 70])  # start; begin and end of each cell
-    grid = [fwd.Cell("hd64", "full", (n,)) for n in (512, 1024, 2048)]
-    done = fwd.within(100, grid, lambda cell: {"case": str(cell)}, now=lambda: next(clock))
+    grid = [Cell("hd64", "full", (n,)) for n in (512, 1024, 2048)]
+    done = gpu_cells.within(100, grid, lambda cell: {"case": str(cell)}, now=lambda: next(clock))
     assert [record["case"] for record in done] == ["hd64 full 512", "hd64 full 1024"]
     assert "1 cells left out, from hd64 full 2048 on" in capsys.readouterr().out
 
