@@ -1,6 +1,7 @@
 # make demo        trains a small GPT on this machine, from a bare clone
 # make test        builds everything and runs a sample of the test matrices
 # make test-full   the whole matrices
+# make test-blackwell   on a B200 or B300: builds, runs the tests there, writes a report
 # make lint        formatting and types, as pre-commit runs them
 # make check-aarch64   compiles the op library for 64-bit Arm (needs a cross compiler)
 PYTHON ?= python3
@@ -9,9 +10,9 @@ CTEST = PATH="$(CURDIR)/$(BIN):$$PATH" ctest --test-dir build/cmake-$$($(BIN)/py
 	"import sysconfig; print(sysconfig.get_config_var('SOABI'))") --output-on-failure
 
 # What GPU kernels serve, through the launch code and the kernels that a GPU would get.
-ON_EMULATED_GPU = --device sm90-emulated tests/ops tests/gpu/test_fwd_lengths.py
+ON_EMULATED_GPU = tests/ops tests/gpu/test_fwd_lengths.py
 
-.PHONY: build demo test test-full lint check-aarch64 clean
+.PHONY: build demo test test-full test-blackwell lint check-aarch64 clean
 
 build:
 	@$(PYTHON) tools/bootstrap.py
@@ -23,13 +24,26 @@ test:
 	@$(PYTHON) tools/bootstrap.py --tests
 	$(CTEST)
 	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest -q $(ON_EMULATED_GPU)
+	$(BIN)/python -m pytest -q --device sm90-emulated $(ON_EMULATED_GPU)
+	$(BIN)/python -m pytest -q --device sm100-emulated $(ON_EMULATED_GPU)
 
 test-full:
 	@$(PYTHON) tools/bootstrap.py --tests
 	$(CTEST)
 	$(BIN)/python -m pytest --full
-	$(BIN)/python -m pytest -q --full $(ON_EMULATED_GPU)
+	$(BIN)/python -m pytest -q --full --device sm90-emulated $(ON_EMULATED_GPU)
+	$(BIN)/python -m pytest -q --full --device sm100-emulated $(ON_EMULATED_GPU)
+
+# The tests run on the first GPU.
+test-blackwell:
+	@found=$$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader 2>/dev/null | head -n 1); \
+	case "$$found" in \
+	*", 10."*) echo "test-blackwell: on $$found" ;; \
+	*) echo "test-blackwell: needs a GPU of compute capability 10.x (B200, B300)," \
+		"found $${found:-no GPU}" >&2; exit 1 ;; \
+	esac
+	@$(PYTHON) tools/bootstrap.py
+	$(BIN)/python tools/gpu_report.py --out docs/reports/blackwell.json tests/ops tests/gpu
 
 lint: build
 	$(BIN)/pre-commit run --all-files
