@@ -90,7 +90,8 @@ def test_combine_completes_attention(device: Device) -> None:
     )
     expected, expected_lse = flash_attn_func(q, k, v, return_lse=True)
     torch.testing.assert_close(out, expected, **device.tolerance(2e-6))
-    torch.testing.assert_close(lse.transpose(-1, -2), expected_lse, atol=2e-6, rtol=1e-6)
+    allowed = 2e-6 + 2 * device.exp2_error  # both come from the kernel
+    torch.testing.assert_close(lse.transpose(-1, -2), expected_lse, atol=allowed, rtol=1e-6)
 
 
 def test_combine_gradients(device: Device) -> None:

@@ -129,4 +129,5 @@ def test_parts_of_the_keys_combine(
     )
     expected, expected_lse = flash_attn_func(q, k, k, softcap=softcap, return_lse=True)
     torch.testing.assert_close(out, expected, **device.tolerance(3e-6))
-    torch.testing.assert_close(lse.transpose(-1, -2), expected_lse, atol=3e-6, rtol=1e-6)
+    allowed = 3e-6 + 2 * device.exp2_error  # both come from the kernel
+    torch.testing.assert_close(lse.transpose(-1, -2), expected_lse, atol=allowed, rtol=1e-6)
