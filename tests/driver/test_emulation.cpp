@@ -85,7 +85,7 @@ TEST(Emulation, WhatNoGpuKernelServesIsRefusedWithEveryReason) {
   p.head_dim = p.head_dim_v = 384;  // more than any kernel serves
   const Status status = fwd(p, {});
   EXPECT_EQ(status.code, Code::kUnsupported);
-  EXPECT_NE(status.message.find("no fwd kernel for this call on emulated sm_100: fwd_cpu: "),
+  EXPECT_NE(status.message.find("no fwd kernel for this call on emulated sm_100: fa4_fwd_sm100_"),
             std::string::npos)
       << status.message;
 }
