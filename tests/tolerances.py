@@ -4,6 +4,7 @@ A  largest error: at most twice that of eager attention in the working precision
 B  root mean square error: at most 0.75 of eager attention's where rows see at least 64 keys, and
    close to the format's own rounding on normally distributed data. Finds what A lets pass, such as
    8 lost keys of 4096.
+C  the kernel against a model of itself, block by block: tests/emulator/test_fwd_model.py.
 D  lse: the error of 2^x, of the logarithm, and float32 rounding of the largest score.
 
 E (masks, by V = one-hot) and F (determinism) are exact comparisons: they stand in the tests.
