@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from flash_attn4 import _C
+
 
 @dataclass(frozen=True)
 class PlanRole:
@@ -43,3 +45,17 @@ class Plan:
 
     roles: Sequence[PlanRole]
     barriers: Sequence[PlanBarrier]
+
+
+def kernel_plans() -> dict[str, Plan]:
+    """Plans of this build's forward and backward kernels by name: the tables they are compiled with.
+
+    For Options(check="strict", plans=kernel_plans()). Kernels without mbarriers have none.
+    """
+    return {
+        name: Plan(
+            [PlanRole(**row) for row in plan["roles"]],
+            [PlanBarrier(**row) for row in plan["barriers"]],
+        )
+        for name, plan in _C.kernel_plans().items()
+    }

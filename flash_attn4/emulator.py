@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from flash_attn4 import _C
-from flash_attn4._emulator_plan import Plan, PlanBarrier, PlanRole  # noqa: F401
+from flash_attn4._emulator_plan import Plan, PlanBarrier, PlanRole, kernel_plans  # noqa: F401
 from flash_attn4._library import LIBRARY_PATH
 
 if not hasattr(_C, "emulator"):

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "csrc/python/plans.h"
 #include "flash_attn4/emulator.h"
 
 namespace py = pybind11;
@@ -281,6 +282,9 @@ py::bytes encode_tensor_map(uintptr_t base, int type, Layout layout, uint32_t sw
 }  // namespace
 
 void add_emulator(py::module_& module) {
+  module.def(
+      "kernel_plans", &kernel_plans,
+      "Kernel name -> roles and barriers of its plan, as rows for flash_attn4.emulator.Plan.");
   py::module_ m = module.def_submodule("emulator", "The emulator; see flash_attn4/emulator.py.");
   py::class_<Result>(m, "Result", "What a launch leaves besides memory.")
       .def("statistics", [](const Result& r) { return statistics_dict(r.statistics); })

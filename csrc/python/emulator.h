@@ -5,7 +5,8 @@
 
 namespace fa4::python {
 
-/// Adds the submodule. In builds without GPU targets (emulator_absent.cpp) there is none to add.
+/// Adds the submodule and kernel_plans. In builds without GPU targets (emulator_absent.cpp) there is
+/// neither.
 void add_emulator(pybind11::module_& module);
 
 }  // namespace fa4::python
