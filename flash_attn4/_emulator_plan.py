@@ -48,7 +48,7 @@ class Plan:
 
 
 def kernel_plans() -> dict[str, Plan]:
-    """Plans of this build's forward and backward kernels by name: the tables they are compiled with.
+    """Plans of this build's kernels by name: the tables that they are compiled with.
 
     For Options(check="strict", plans=kernel_plans()). Kernels without mbarriers have none.
     """
