@@ -1,9 +1,9 @@
 #include "csrc/common/fwd_launch.h"
 
-#include <cstdio>
 #include <string>
 
 #include "csrc/common/fwd_args.h"
+#include "csrc/common/operands.h"
 #include "csrc/driver/device.h"
 #include "csrc/driver/launch.h"
 #include "csrc/driver/tensor_map.h"
@@ -13,73 +13,16 @@ namespace fa4 {
 
 namespace {
 
-using driver::L2Fetch;
 using driver::TensorMapSpec;
-
-constexpr int64_t kMaxRows = (int64_t{1} << 30) - kFwdFreeRows;
 
 // ---- What can be launched ----------------------------------------------------------------------
 
-bool packed(const FwdParams& p) {
-  return p.cu_seqlens_q != nullptr;
-}
-
-/// Sizes of q and out, or of k and v, beside the head dimension.
-struct Extents {
-  int64_t batch;
-  int64_t rows;
-  int64_t heads;
-};
-
-Extents query_extents(const FwdParams& p) {
-  return packed(p) ? Extents{1, p.total_q, p.heads_q} : Extents{p.batch, p.seqlen_q, p.heads_q};
-}
-
-Extents key_extents(const FwdParams& p) {
-  return packed(p) ? Extents{1, p.total_k, p.heads_k} : Extents{p.batch, p.seqlen_k, p.heads_k};
-}
-
-bool copy_engine_serves(const void* data, const Strides& stride, const Extents& extents) {
-  const int64_t size[] = {extents.batch, extents.rows, extents.heads};
-  const int64_t step[] = {stride.batch, stride.row, stride.head};
-  return driver::tensor_map_fits(data, 3, size, step);
-}
-
-Status check_operand(const char* name, const Input& operand, const Extents& extents) {
-  if (copy_engine_serves(operand.data, operand.stride, extents)) return {};
-  const Strides& s = operand.stride;
-  char address[32];
-  std::snprintf(address, sizeof address, "%p", operand.data);
-  return Status::unsupported(
-      std::string(name) +
-      ": strides must be multiples of 8 elements and the address of 16 bytes on this device, got "
-      "strides of batch " +
-      std::to_string(s.batch) + ", row " + std::to_string(s.row) + ", head " +
-      std::to_string(s.head) + " and address " + address);
-}
-
-Status check_count(const char* what, int64_t value, int64_t limit) {
-  if (value <= limit) return {};
-  return Status::unsupported(std::string(what) + ": must be at most " + std::to_string(limit) +
-                             " on this device, got " + std::to_string(value));
-}
-
 Status check_call(const FwdParams& p) {
-  if (packed(p) != (p.cu_seqlens_k != nullptr)) {
-    return Status::unsupported(std::string("cu_seqlens_k: must be given exactly when cu_seqlens_q "
-                                           "is on this device, got ") +
-                               (packed(p) ? "None" : "a tensor"));
-  }
+  if (Status s = check_sizes(p); !s.ok()) return s;
   const Extents q = query_extents(p), k = key_extents(p);
   if (Status s = check_operand("q", p.q, q); !s.ok()) return s;
   if (Status s = check_operand("k", p.k, k); !s.ok()) return s;
-  if (Status s = check_operand("v", p.v, k); !s.ok()) return s;
-  if (Status s = check_count("q: batch", p.batch, INT32_MAX); !s.ok()) return s;
-  if (Status s = check_count("q: heads_q", p.heads_q, INT32_MAX); !s.ok()) return s;
-  if (Status s = check_count(packed(p) ? "q: total_q" : "q: seqlen_q", q.rows, kMaxRows); !s.ok()) {
-    return s;
-  }
-  return check_count(packed(p) ? "k: total_k" : "k: seqlen_k", k.rows, kMaxRows);
+  return check_operand("v", p.v, k);
 }
 
 /// The rows of a packed call without sequences belong to none. They get what the rows of one
@@ -167,10 +110,6 @@ QueryTiling make_tiling(const FwdParams& p, const FwdPlanRow& plan, int32_t pack
 }
 
 // ---- Tensor maps -------------------------------------------------------------------------------
-
-L2Fetch l2_fetch(int64_t head_dim) {
-  return head_dim > 64 ? L2Fetch::k256Bytes : L2Fetch::k128Bytes;
-}
 
 /// Columns of a box: a row of it is the swizzle's span.
 int box_columns(const FwdPlanRow& plan) {
@@ -264,7 +203,7 @@ const FwdPlanRow* find_plan(std::span<const FwdPlanRow> plans, DType dtype,
 Status launch_fwd(const KernelRow& kernel, const FwdPlanRow& plan, const FwdParams& params,
                   const Context& context) {
   const Extents q = query_extents(params);
-  if (q.batch == 0 || q.rows == 0 || q.heads == 0) return {};
+  if (q.empty()) return {};
   if (params.batch == 0) return launch_fwd(kernel, plan, without_sequences(params), context);
   if (Status s = check_call(params); !s.ok()) return s;
   const int32_t packed_heads = choose_packed_heads(params, plan);

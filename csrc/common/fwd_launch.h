@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 
+#include "csrc/common/operands.h"
 #include "csrc/dispatch/kernel_list.h"
 #include "flash_attn4/core/descriptors.h"
 #include "flash_attn4/flash_attn4.h"
@@ -27,15 +28,10 @@ struct FwdPlanRow {
   int64_t l2_budget;    // bytes of keys and values of the heads whose tiles pass together
 };
 
-/// Rows of a tensor, and so of a sequence, that stay free of 2^30: sums of a row and a shift fit 32
-/// bits (QueryTile::keys_of). An idle tile may begin as much as a tile behind the last row, and has
-/// an end: two tiles stay free.
-constexpr int64_t kFwdFreeRows = 512;
-
-/// Whether two tiles of every plan fit them: to be asserted of a table of plans.
+/// Whether two tiles of every plan fit kFreeRows: to be asserted of a table of plans.
 constexpr bool fits_free_rows(std::span<const FwdPlanRow> plans) {
   for (const FwdPlanRow& plan : plans) {
-    if (2 * int64_t{plan.boxes} * plan.box_rows > kFwdFreeRows) return false;
+    if (2 * int64_t{plan.boxes} * plan.box_rows > kFreeRows) return false;
   }
   return true;
 }
