@@ -34,6 +34,7 @@ FA4_D void bwd_body(const BwdArgs& args) {
   }
   // What comes before touches no memory of others. Every role reads or writes some from here on.
   ptx::griddepcontrol_wait();
+  // Blocks of the next kernel need little and wait for the end of this grid: they may come any time.
   ptx::griddepcontrol_launch_dependents();
   if (threadIdx.x == 0) tile = key_tile(args.tiling, blockIdx.x);
   __syncthreads();

@@ -72,8 +72,10 @@ struct BwdPlan {
   // Three more warps idle: setmaxnreg acts on whole warpgroups
   static_assert(kConsumers * kConsumerRegisters + kProducerRegisters <= 168 * (kConsumers + 1),
                 "setmaxnreg cannot hand out more than the launch got");
-  // dk, dv, S and dP stay in registers while products are in flight, beside P or dq
-  static_assert(kHeadDim + kBlockM + 16 <= kConsumerRegisters - 28);
+  // dk, dv, S, dP and P stay in registers while products are in flight; dq lies over dP, or is
+  // small. With fewer registers beside them ptxas serialises the products (C7512).
+  static_assert(kHeadDim + kBlockM + kBlockM / 4 <=
+                kConsumerRegisters - 28);  // 28: found with ptxas 12.8 to 13.0
 
   // ---- Barriers --------------------------------------------------------------------------------
   // One lane per consumer warp releases a buffer, after its own wait for the products that read it.
