@@ -46,7 +46,8 @@ using RoleList = std::array<std::pair<uint32_t, std::string_view>, kRows>;
 
 constexpr RoleList<3> kFwdSm90{
     {{sm90::kConsumer, "consumer"}, {sm90::kLoad, "load"}, {sm90::kSchedule, "schedule"}}};
-constexpr RoleList<2> kBwdSm90{{{sm90::kBwdConsumer, "consumer"}, {sm90::kBwdLoad, "load"}}};
+constexpr RoleList<3> kBwdSm90{
+    {{sm90::kBwdConsumer, "consumer"}, {sm90::kBwdLoad, "load"}, {sm90::kBwdOrder, "order"}}};
 constexpr RoleList<6> kFwdSm100{{{sm100::kSoftmax, "softmax"},
                                  {sm100::kCorrection, "correction"},
                                  {sm100::kMma, "mma"},

@@ -23,7 +23,7 @@ namespace fa4::sm90 {
 ///     dk += dS(i) Q(i)
 ///     S(i + 1) = K Q
 ///     dP(i + 1) = V dO
-template <BwdConfig kConfig>
+template <BwdConfig kConfig, bool kSoftcap>
 struct BwdConsumer {
   using Plan = BwdPlan<kConfig>;
   static constexpr int kM = Plan::kBlockM;
@@ -38,8 +38,9 @@ struct BwdConsumer {
   Ring<Plan::kStages> ring{kReader};  // at the step of S and dP
   int ds_stage = 0;                   // of that step
   BwdStep step;
-  int dq_block = 0;       // of the accumulator: that of the dq that comes next
-  int dq_block_next = 0;  // ... and of the one after it, which is the step before
+  int dq_block = 0;        // of the accumulator: that of the dq that comes next
+  int dq_block_next = 0;   // ... and of the one after it, which is the step before
+  uint32_t dq_parity = 0;  // of this consumer's turn to add, where turns are kept
 
   float s[kM / 2];  // scores, then weights (softcap: tanh of the scores)
   float dp[kM / 2];
@@ -124,6 +125,7 @@ struct BwdConsumer {
 
   // ---- dq --------------------------------------------------------------------------------------
   FA4_D void add_dq() {
+    ptx::hold(dq());
     using Layout = typename Plan::DqLayout;
     const Dq& x = dq();
     const int column = kDqColumns * consumer;
@@ -131,35 +133,10 @@ struct BwdConsumer {
         b.args.dq_accumulator + int64_t{dq_block} * (kM * kD) +
         Layout::slice(0, column, kD) * Layout::kSliceFloats +
         Layout::fragment_offset(32 * warp + lane_index(), column % Layout::kSliceColumns / 2);
-    if (b.args.turns != nullptr) begin_addition();
 #pragma unroll
     for (int i = 0; i < kDqColumns / 2; i += 4) {
       ptx::red_add_v4(to + Layout::fragment_offset(0, i), x[i], x[i + 1], x[i + 2], x[i + 3]);
     }
-    if (b.args.turns != nullptr) end_addition();
-  }
-
-  // Deterministic: the tiles of keys that add to a block of queries do so in the order of the grid,
-  // so that a tile waits for tiles alone that began before it.
-  FA4_D int32_t* additions() const {
-    return b.args.turns + int64_t{dq_block} * Plan::kConsumers + consumer;
-  }
-  FA4_D bool counts() const { return threadIdx.x % 128 == 0; }
-  FA4_D void begin_addition() {
-    if (counts()) {
-      const KeyTiling& t = b.args.tiling;
-      const int blocks = static_cast<int>(b.args.acc_rows / kM);  // per head
-      const int query = (dq_block % blocks - b.tile.acc_row / kM) * kM;
-      const BlockRange tiles =
-          kv_range(query, query + kM, Plan::kBlockN, b.tile.q_length, b.tile.k_length, t.window);
-      const int tile = b.tile.first_key / Plan::kBlockN;
-      wait_counter(additions(), t.order.descending ? tiles.last - 1 - tile : tile - tiles.first);
-    }
-    ptx::bar_sync(kBwdGroup + consumer, 128);
-  }
-  FA4_D void end_addition() {
-    ptx::bar_sync(kBwdGroup + consumer, 128);  // all have added
-    if (counts()) ptx::red_add_release(additions(), 1);
   }
 
   // ---- Weights and their gradients -------------------------------------------------------------
@@ -180,9 +157,9 @@ struct BwdConsumer {
 
   /// Scores become weights.
   FA4_D void weigh() {
-    if (b.args.softcap) cap_scores<kM>(s, b.args.score_scale);
+    if constexpr (kSoftcap) cap_scores<kM>(s, b.args.score_scale);
     if (b.tile.blocks.needs_mask(step.block)) mask();
-    if (b.args.softcap) return;  // the tanh is needed once more
+    if constexpr (kSoftcap) return;  // the tanh is needed once more
     const float* lse2 = b.lse2(ring.stage);
 #pragma unroll
     for (int j = 0; j < kM / 8; ++j) {
@@ -200,6 +177,13 @@ struct BwdConsumer {
   FA4_D void differentiate() {
     const float* lse2 = b.lse2(ring.stage);
     const float* delta = b.delta(ring.stage);
+    float2 deltas[kM / 8];
+    if constexpr (!kSoftcap) {
+#pragma unroll
+      for (int j = 0; j < kM / 8; ++j) deltas[j] = pair_of(delta, j);
+    }
+    ptx::wgmma_wait_group<0>();
+    ptx::hold(dp);
     const int row = 64 * consumer + 16 * warp + lane_index() % 16;
     const uint32_t to = b.ds(ds_stage) + Plan::ds_layout().unswizzled_offset(row, 0);
 #pragma unroll
@@ -208,9 +192,9 @@ struct BwdConsumer {
 #pragma unroll
       for (int pair = 0; pair < 4; ++pair) {
         const int i = column / 2 + 2 * pair;
-        const float2 d = pair_of(delta, i / 4);
+        const float2 d = kSoftcap ? pair_of(delta, i / 4) : deltas[i / 4];
         float2 gradient;
-        if (b.args.softcap) {
+        if constexpr (kSoftcap) {
           const float2 lse = pair_of(lse2, i / 4);
           gradient = {capped_gradient(s[i], dp[i], lse.x, d.x),
                       capped_gradient(s[i + 1], dp[i + 1], lse.y, d.y)};
@@ -250,8 +234,7 @@ struct BwdConsumer {
   /// Queries that see no key, or lie behind the sequence's last, may hold NaN. Their weights are 0,
   /// but 0 times NaN is not. The first ones see none where there are more queries than keys.
   FA4_D void wait_queries() {
-    b.template wait<kBwdQFull>(ring.stage, ring.parity);
-    b.template wait<kBwdDoutFull>(ring.stage, ring.parity);
+    b.template wait<kBwdQueriesFull>(ring.stage, ring.parity);
     const uint32_t q = b.q_offset(ring.stage), dout = b.dout_offset(ring.stage);
     const int first_query = step.block * kM;
     const int blind = 1 - b.tile.last_shift - first_query;
@@ -267,25 +250,23 @@ struct BwdConsumer {
     }
   }
 
-  /// The rest of a step once S and dP are issued, with no older product in flight.
-  FA4_D void compute() {
-    ptx::wgmma_wait_group<1>();
-    ptx::hold(s);
-    weigh();
-    ptx::wgmma_wait_group<0>();
-    ptx::hold(dp);
-    differentiate();
-  }
   FA4_D void next_step() {
     dq_block_next = b.acc_block(step.head, step.block);
     ring.advance();
     step.advance(b);
     ds_stage = ds_stage + 1 == Plan::kDsStages ? 0 : ds_stage + 1;
   }
-  FA4_D void release_queries() {
-    b.template release<kBwdQEmpty>(stage_before());
-    b.template release<kBwdDoutEmpty>(stage_before());
+  /// Ordered: before and after the addition of a dq, outside the products in flight, in whose midst
+  /// ptxas takes no branch (C7514).
+  FA4_D void wait_dq_turn() {
+    if (b.args.turns == nullptr) return;
+    b.template wait<kBwdDqTurn>(consumer, dq_parity);
+    dq_parity ^= 1;
   }
+  FA4_D void release_dq() {
+    if (b.args.turns != nullptr) b.template release<kBwdDqAdded>(consumer);
+  }
+  FA4_D void release_queries() { b.template release<kBwdQueriesEmpty>(stage_before()); }
 
   FA4_D void start();
   template <bool kFirst>
@@ -297,78 +278,89 @@ struct BwdConsumer {
 };
 
 /// S and dP of the first step.
-template <BwdConfig kConfig>
-FA4_D void BwdConsumer<kConfig>::start() {
+template <BwdConfig kConfig, bool kSoftcap>
+FA4_D void BwdConsumer<kConfig, kSoftcap>::start() {
   wait_keys();
   wait_queries();
   take_turn();
   issue_s();
   issue_dp();
   pass_turn();
-  compute();
+  ptx::wgmma_wait_group<1>();
+  ptx::hold(s);
+  weigh();
+  differentiate();
   next_step();
 }
 
 /// dk and dv of the step before, dq of the one before that unless kFirst, S and dP of the next.
-template <BwdConfig kConfig>
+template <BwdConfig kConfig, bool kSoftcap>
 template <bool kFirst>
-FA4_D void BwdConsumer<kConfig>::turn() {
+FA4_D void BwdConsumer<kConfig, kSoftcap>::turn() {
   wait_queries();
+  if constexpr (!kFirst) wait_dq_turn();
   take_turn();
-  if (!kFirst) issue_dq(ds_stage_before(2));
+  issue_s();
+  if constexpr (!kFirst) issue_dq(ds_stage_before(2));
   issue_dv(!kFirst);
   issue_dk(!kFirst);
-  if (!kFirst) {
-    ptx::wgmma_wait_group<2>();
-    ptx::hold(dq());
+  if constexpr (kOwnDq) {
+    issue_dp();
+    pass_turn();
+  }
+  if constexpr (!kFirst) {
+    ptx::wgmma_wait_group<kOwnDq ? 3 : 2>();
     add_dq();  // while dv and dk are in the tensor core
   }
-  issue_s();
-  issue_dp();
-  pass_turn();
-  ptx::wgmma_wait_group<2>();  // dv and dk
+  if constexpr (!kOwnDq) {
+    issue_dp();
+    pass_turn();
+  }
+  dq_block = dq_block_next;
+  ptx::wgmma_wait_group<3>();
+  ptx::hold(s);
+  weigh();
+  ptx::wgmma_wait_group<1>();  // dv and dk
   ptx::hold(p);
   release_queries();
-  dq_block = dq_block_next;
-  compute();
+  if constexpr (!kFirst) release_dq();
+  differentiate();
   next_step();
 }
 
-template <BwdConfig kConfig>
+template <BwdConfig kConfig, bool kSoftcap>
 template <bool kFirst>
-FA4_D void BwdConsumer<kConfig>::last_turn() {
+FA4_D void BwdConsumer<kConfig, kSoftcap>::last_turn() {
+  if constexpr (!kFirst) wait_dq_turn();
   take_turn();
-  if constexpr (kFirst) {
-    issue_dv(false);
-    issue_dk(false);
-    pass_turn();
-  } else {
-    issue_dq(ds_stage_before(2));
-    issue_dv(true);
-    issue_dk(true);
-    pass_turn();
+  if constexpr (!kFirst) issue_dq(ds_stage_before(2));
+  issue_dv(!kFirst);
+  issue_dk(!kFirst);
+  pass_turn();
+  if constexpr (!kFirst) {
     ptx::wgmma_wait_group<2>();
-    ptx::hold(dq());
     add_dq();
   }
   ptx::wgmma_wait_group<0>();
   ptx::hold(p);
+  if constexpr (!kFirst) release_dq();
   dq_block = dq_block_next;
 }
 
 /// dq of the last step.
-template <BwdConfig kConfig>
-FA4_D void BwdConsumer<kConfig>::finish_dq() {
+template <BwdConfig kConfig, bool kSoftcap>
+FA4_D void BwdConsumer<kConfig, kSoftcap>::finish_dq() {
+  wait_dq_turn();
   take_turn();
   issue_dq(ds_stage_before(1));
   pass_turn();
   ptx::wgmma_wait_group<0>();
-  ptx::hold(dq());
   add_dq();
+  release_dq();
 }
 
-template <BwdConfig kConfig>
-FA4_D void BwdConsumer<kConfig>::run() {
+template <BwdConfig kConfig, bool kSoftcap>
+FA4_D void BwdConsumer<kConfig, kSoftcap>::run() {
   if (consumer == 1) pass_turn();  // the first turn is consumer 0's
   const int steps = b.steps();
   start();
@@ -386,11 +378,12 @@ FA4_D void BwdConsumer<kConfig>::run() {
   store_gradients(b, consumer, warp, dk, dv);
 }
 
-/// A warpgroup.
-/// Waits: kv_full q_full dout_full.  Signals: q_empty dout_empty.
+/// A warpgroup. Calls with softcap have a loop of their own: a branch per score costs 12 %.
+/// Waits: kv_full queries_full dq_turn.  Signals: queries_empty dq_added.
 template <BwdConfig kConfig>
 FA4_D void role_consumer(const BwdBlock<kConfig>& b, int warp) {
-  BwdConsumer<kConfig>(b, warp).run();
+  if (b.args.softcap) return BwdConsumer<kConfig, true>(b, warp).run();
+  BwdConsumer<kConfig, false>(b, warp).run();
 }
 
 }  // namespace fa4::sm90

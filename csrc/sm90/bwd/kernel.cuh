@@ -11,6 +11,7 @@
 #include "csrc/sm90/bwd/block.cuh"
 #include "csrc/sm90/bwd/consumer.cuh"
 #include "csrc/sm90/bwd/load.cuh"
+#include "csrc/sm90/bwd/order.cuh"
 #include "csrc/sm90/bwd/store.cuh"
 #include "flash_attn4/device/ptx/griddepcontrol.cuh"
 #include "flash_attn4/device/ptx/registers.cuh"
@@ -47,7 +48,10 @@ FA4_D void bwd_body(const BwdArgs& args) {
     role_consumer(block, warp);
   } else {
     ptx::setmaxnreg_dec<Plan::kProducerRegisters>();
-    if (warp == Plan::kConsumerWarps && lane_index() == 0) role_load(block);
+    if (lane_index() != 0) return;
+    if (warp == Plan::kConsumerWarps) return role_load(block);
+    const int consumer = warp - Plan::kOrderWarp;
+    if (args.turns != nullptr && consumer < Plan::kConsumers) role_order(block, consumer);
   }
 }
 

@@ -17,7 +17,7 @@ FA4_D void load_tile(uint32_t to, TileLayout layout, const TensorMap* map, uint3
 }
 
 /// One thread.
-/// Waits: q_empty dout_empty.  Signals: kv_full q_full dout_full.
+/// Waits: queries_empty.  Signals: kv_full queries_full.
 template <BwdConfig kConfig>
 FA4_D void role_load(const BwdBlock<kConfig>& b) {
   using Plan = BwdPlan<kConfig>;
@@ -28,28 +28,26 @@ FA4_D void role_load(const BwdBlock<kConfig>& b) {
     const int row = tile.q_row + step.block * Plan::kBlockM;
     const int64_t acc_row = b.acc_row(step.head, step.block);
 
-    b.template wait<kBwdQEmpty>(ring.stage, ring.parity);
-    const uint32_t q_bar = b.template bar<kBwdQFull>(ring.stage);
-    ptx::mbarrier_arrive_expect_tx(q_bar, Plan::kQueryBytes + Plan::kStatBytes);
-    load_tile<Plan>(b.q(ring.stage), Plan::query_layout(), &b.args.q, q_bar, row, step.head,
+    b.template wait<kBwdQueriesEmpty>(ring.stage, ring.parity);
+    const uint32_t bar = b.template bar<kBwdQueriesFull>(ring.stage);
+    ptx::mbarrier_arrive_expect_tx(bar, Plan::kStepBytes);
+    load_tile<Plan>(b.q(ring.stage), Plan::query_layout(), &b.args.q, bar, row, step.head,
                     tile.batch);
     ptx::bulk_load(shared_address(b.lse2(ring.stage)), b.args.lse2 + acc_row, Plan::kStatBytes,
-                   q_bar);
+                   bar);
     if (i == 0) {
-      const uint32_t bar = b.template bar<kBwdKvFull>(0);
+      const uint32_t kv_bar = b.template bar<kBwdKvFull>(0);
       const int key_row = tile.k_row + tile.first_key;
-      ptx::mbarrier_arrive_expect_tx(bar, 2 * Plan::kKeyBytes);
-      load_tile<Plan>(b.k(), Plan::key_layout(), &b.args.k, bar, key_row, tile.kv_head, tile.batch);
-      load_tile<Plan>(b.v(), Plan::key_layout(), &b.args.v, bar, key_row, tile.kv_head, tile.batch);
+      ptx::mbarrier_arrive_expect_tx(kv_bar, 2 * Plan::kKeyBytes);
+      load_tile<Plan>(b.k(), Plan::key_layout(), &b.args.k, kv_bar, key_row, tile.kv_head,
+                      tile.batch);
+      load_tile<Plan>(b.v(), Plan::key_layout(), &b.args.v, kv_bar, key_row, tile.kv_head,
+                      tile.batch);
     }
-
-    b.template wait<kBwdDoutEmpty>(ring.stage, ring.parity);
-    const uint32_t dout_bar = b.template bar<kBwdDoutFull>(ring.stage);
-    ptx::mbarrier_arrive_expect_tx(dout_bar, Plan::kQueryBytes + Plan::kStatBytes);
-    load_tile<Plan>(b.dout(ring.stage), Plan::query_layout(), &b.args.dout, dout_bar, row,
-                    step.head, tile.batch);
+    load_tile<Plan>(b.dout(ring.stage), Plan::query_layout(), &b.args.dout, bar, row, step.head,
+                    tile.batch);
     ptx::bulk_load(shared_address(b.delta(ring.stage)), b.args.delta + acc_row, Plan::kStatBytes,
-                   dout_bar);
+                   bar);
     ring.advance();
   }
 }

@@ -17,7 +17,7 @@ struct BwdConfig {
   DType dtype;   // of q, k, v, dout and the gradients
   int head_dim;  // of all of them; smaller ones are padded with zeros by the copy engine
   int block_m;   // queries per step
-  int stages;    // of q and lse2, and of dout and delta
+  int stages;    // of queries: q, lse2, dout and delta
 };
 
 /// The configuration per head dim: sweeps in docs/kernels/bwd_sm90.md.
@@ -26,10 +26,17 @@ FA4_HD constexpr BwdConfig bwd_config(DType dtype, int head_dim) {
 }
 
 // ---- Roles -------------------------------------------------------------------------------------
-enum BwdRole : uint32_t { kBwdConsumer = 1, kBwdLoad = 2 };
+enum BwdRole : uint32_t { kBwdConsumer = 1, kBwdLoad = 2, kBwdOrder = 4 };
 
 // ---- Barriers: one row is one ring of mbarriers ------------------------------------------------
-enum BwdBar : int { kBwdKvFull, kBwdQFull, kBwdQEmpty, kBwdDoutFull, kBwdDoutEmpty, kBwdNumBars };
+enum BwdBar : int {
+  kBwdKvFull,
+  kBwdQueriesFull,
+  kBwdQueriesEmpty,
+  kBwdDqTurn,
+  kBwdDqAdded,
+  kBwdNumBars
+};
 
 // Hardware barriers by id; 0 is __syncthreads.
 //     kBwdTurn + w    the turn of consumer w to issue its products; 256 threads
@@ -59,6 +66,7 @@ struct BwdPlan {
 
   // ---- Roles -----------------------------------------------------------------------------------
   static constexpr int kConsumerWarps = 4 * kConsumers;
+  static constexpr int kOrderWarp = kConsumerWarps + 1;
   static constexpr int kThreads = 128 * (kConsumers + 1);
   static constexpr int kConsumerRegisters = 240;
   static constexpr int kProducerRegisters = 24;
@@ -67,9 +75,10 @@ struct BwdPlan {
       // name       first warp      warps           registers per thread
       {"consumer",  0,              kConsumerWarps, kConsumerRegisters},
       {"load",      kConsumerWarps, 1,              kProducerRegisters},
+      {"order",     kOrderWarp,     kConsumers,     kProducerRegisters},
   };
   // clang-format on
-  // Three more warps idle: setmaxnreg acts on whole warpgroups
+  // One more warp idles: setmaxnreg acts on whole warpgroups
   static_assert(kConsumers * kConsumerRegisters + kProducerRegisters <= 168 * (kConsumers + 1),
                 "setmaxnreg cannot hand out more than the launch got");
   // dk, dv, S, dP and P stay in registers while products are in flight; dq lies over dP, or is
@@ -81,12 +90,13 @@ struct BwdPlan {
   // One lane per consumer warp releases a buffer, after its own wait for the products that read it.
   // clang-format off
   static constexpr BarrierTable<kBwdNumBars> kBarriers{{
-      // name          stages       arrivals        signals        done              waits
-      {"kv_full",      1,           1,              kBwdLoad,      Done::kTmaBytes,  kBwdConsumer},
-      {"q_full",       kStages,     1,              kBwdLoad,      Done::kTmaBytes,  kBwdConsumer},
-      {"q_empty",      kStages,     kConsumerWarps, kBwdConsumer,  Done::kThreads,   kBwdLoad},
-      {"dout_full",    kStages,     1,              kBwdLoad,      Done::kTmaBytes,  kBwdConsumer},
-      {"dout_empty",   kStages,     kConsumerWarps, kBwdConsumer,  Done::kThreads,   kBwdLoad},
+      // name           stages      arrivals        signals       done             waits
+      {"kv_full",       1,          1,              kBwdLoad,     Done::kTmaBytes, kBwdConsumer},
+      {"queries_full",  kStages,    1,              kBwdLoad,     Done::kTmaBytes, kBwdConsumer},
+      {"queries_empty", kStages,    kConsumerWarps, kBwdConsumer, Done::kThreads,  kBwdLoad},
+      // Deterministic mode alone; one of each consumer.
+      {"dq_turn",       kConsumers, 1,              kBwdOrder,    Done::kThreads,  kBwdConsumer},
+      {"dq_added",      kConsumers, 4,              kBwdConsumer, Done::kThreads,  kBwdOrder},
   }};
   // clang-format on
   // Waits we do without, and why that is safe:
@@ -100,6 +110,7 @@ struct BwdPlan {
   static constexpr uint32_t kQueryBytes = 2 * kBlockM * kHeadDim;  // Q or dO of one step
   static constexpr uint32_t kDsBytes = 2 * kBlockN * kBlockM;
   static constexpr uint32_t kStatBytes = 4 * kBlockM;  // lse2 or delta of one step
+  static constexpr uint32_t kStepBytes = 2 * (kQueryBytes + kStatBytes);
   static constexpr uint32_t kKOffset = 0;
   static constexpr uint32_t kVOffset = kKOffset + kKeyBytes;
   static constexpr uint32_t kQOffset = kVOffset + kKeyBytes;
