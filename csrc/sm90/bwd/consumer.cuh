@@ -18,10 +18,10 @@ namespace fa4::sm90 {
 /// The consumers take turns at the tensor core; while one computes weights, the other's products
 /// run. A turn of step i:
 ///
+///     S(i + 1) = K Q             its exponentials run under what follows
 ///     dq(i - 1) = dS(i - 1) K    both consumers' dS are there, each computes half of the columns
 ///     dv += P(i) dO(i)
 ///     dk += dS(i) Q(i)
-///     S(i + 1) = K Q
 ///     dP(i + 1) = V dO
 template <BwdConfig kConfig, bool kSoftcap>
 struct BwdConsumer {
@@ -52,6 +52,7 @@ struct BwdConsumer {
   // part of them it serialises the products.
   using Dq = float[kDqColumns / 2];
   static constexpr bool kOwnDq = kDqColumns != kM;
+  static_assert(kOwnDq == Plan::kPassesEarly, "dP needs no register of dq");
   float own_dq[kOwnDq ? kDqColumns / 2 : 1];
   FA4_D Dq& dq() {
     if constexpr (kOwnDq) return own_dq;

@@ -52,7 +52,10 @@ struct BwdPlan {
   static constexpr int kBlockM = kConfig.block_m;
   static constexpr int kHeadDim = kConfig.head_dim;
   static constexpr int kStages = kConfig.stages;
-  static constexpr int kDsStages = 3;  // written, in the products of one consumer, and of the other
+  // dS is written, then in the products of one consumer and of the other; one more stage where a
+  // consumer passes the turn before it has waited for them.
+  static constexpr bool kPassesEarly = kHeadDim == 64;
+  static constexpr int kDsStages = kPassesEarly ? 4 : 3;
 
   FA4_HD static constexpr TileLayout key_layout() { return {kBlockN, Swizzle::k128B}; }
   FA4_HD static constexpr TileLayout query_layout() { return {kBlockM, Swizzle::k128B}; }
@@ -103,7 +106,8 @@ struct BwdPlan {
   //   dS full     a consumer writes dS of step i before its turn of step i, and both consumers read
   //               it in their turns of step i + 1: every turn between comes after the other's.
   //   dS empty    dS of step i + 3 is written after the turn of step i + 2. In that of step i + 1
-  //               both consumers waited for the products that read dS of step i.
+  //               both consumers waited for the products that read dS of step i, and then passed.
+  //               Where they wait after passing, the other knows it a turn later: hence 4 stages.
 
   // ---- Shared memory --------------------------------------------------------------------- bytes
   static constexpr uint32_t kKeyBytes = 2 * kBlockN * kHeadDim;    // K or V
