@@ -112,8 +112,9 @@ def run(kernel: str, ptx: str) -> None:
     options = Options(check="strict", plans=PLANS, images={kernel: ptx})
     if op == "fwd":
         fwd_schedules.run(arch, work, options)
-    else:
-        gradients(work, options)
+    else:  # every role takes part in the deterministic mode alone
+        arguments = work.arguments | {"deterministic": True}
+        gradients(replace(work, arguments=arguments), options)
 
 
 def reports(
