@@ -179,7 +179,7 @@ struct BwdConsumer {
     const float* lse2 = b.lse2(ring.stage);
     const float* delta = b.delta(ring.stage);
     float2 deltas[kM / 8];
-    if constexpr (!kSoftcap) {
+    if constexpr (!kSoftcap) {  // on their way while dP is waited for; softcap lacks the registers
 #pragma unroll
       for (int j = 0; j < kM / 8; ++j) deltas[j] = pair_of(delta, j);
     }
@@ -305,7 +305,7 @@ FA4_D void BwdConsumer<kConfig, kSoftcap>::turn() {
   if constexpr (!kFirst) issue_dq(ds_stage_before(2));
   issue_dv(!kFirst);
   issue_dk(!kFirst);
-  if constexpr (kOwnDq) {
+  if constexpr (kOwnDq) {  // the other consumer need not wait for this dq
     issue_dp();
     pass_turn();
   }
@@ -313,12 +313,12 @@ FA4_D void BwdConsumer<kConfig, kSoftcap>::turn() {
     ptx::wgmma_wait_group<kOwnDq ? 3 : 2>();
     add_dq();  // while dv and dk are in the tensor core
   }
-  if constexpr (!kOwnDq) {
+  if constexpr (!kOwnDq) {  // dP takes dq's registers
     issue_dp();
     pass_turn();
   }
   dq_block = dq_block_next;
-  ptx::wgmma_wait_group<3>();
+  ptx::wgmma_wait_group<3>();  // S: all but dv, dk and dP
   ptx::hold(s);
   weigh();
   ptx::wgmma_wait_group<1>();  // dv and dk

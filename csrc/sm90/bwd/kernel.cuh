@@ -3,6 +3,8 @@
 //     load --K, V, then Q, dO, lse2, delta of every step--> consumer 0, 1 --dk, dv--> global memory
 //                                                                        `-dq, added-> accumulator
 //
+// In the deterministic mode the role order keeps the turns of the tiles that add to dq.
+//
 // One block per tile of 128 keys. It passes all blocks of queries that see a key of the tile, head
 // after head where heads share their keys; dk and dv stay in registers. docs/kernels/bwd_sm90.md has
 // the timeline, the arithmetic and what was tried.
