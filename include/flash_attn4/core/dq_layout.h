@@ -5,6 +5,11 @@
 // 16 KiB each. A warpgroup adds one slice from the accumulator fragment of wgmma, each thread 16
 // bytes at a time: registers 4 j .. 4 j + 3 of thread t are the floats from 4 (128 j + t) on. So a
 // warp adds 512 bytes that lie together, and nothing is exchanged between threads.
+//
+// SM100. The accumulator consists of slices of 32 rows and all columns. A warp of the main kernel has
+// a row per lane, and sends 32 columns at a time through shared memory to the copy engine, which adds
+// what lies together: 16 bytes of each of the 32 rows, then the next 16 bytes of each, so that a
+// store of the warp to shared memory fills 512 bytes.
 #pragma once
 
 #include <cstdint>
@@ -41,6 +46,27 @@ struct DqLayoutSm90 {
     const int thread = 32 * (r / 16) + 4 * (r % 8) + c % 8 / 2;
     const int i = 4 * (c / 8) + 2 * (r % 16 / 8) + c % 2;
     return slice(row, column, columns) * kSliceFloats + fragment_offset(thread, i);
+  }
+};
+
+struct DqLayoutSm100 {
+  static constexpr int kSliceRows = 32;
+  static constexpr int kChunkColumns = 32;  // that are added at once
+  static constexpr int kChunkFloats = kSliceRows * kChunkColumns;
+  // What lies together in 16 bytes: 4 columns of a row.
+  static constexpr int kVectorRows = 1;
+  static constexpr int kVectorRowStep = 1;
+  static constexpr int kVectorColumns = 4;
+
+  /// Float of the columns from `column` on, a multiple of 4, of row `row` in their slice.
+  FA4_HD static constexpr int vector_offset(int row, int column) {
+    return 4 * (column / 4 * kSliceRows + row);
+  }
+
+  /// Float of an element in the accumulator of its block.
+  FA4_HD static constexpr int offset(int row, int column, int columns) {
+    return row / kSliceRows * (kSliceRows * columns) + vector_offset(row % kSliceRows, column) +
+           column % 4;
   }
 };
 

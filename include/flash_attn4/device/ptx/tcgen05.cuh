@@ -86,8 +86,8 @@ FA4_D void tcgen05_wait_st() {
 #define FA4_X8(constraint, i) \
   constraint(x[i]), constraint(x[i + 1]), constraint(x[i + 2]), constraint(x[i + 3]), \
   constraint(x[i + 4]), constraint(x[i + 5]), constraint(x[i + 6]), constraint(x[i + 7])
-#define FA4_NAMES_16 \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define FA4_NAMES_8 "%0, %1, %2, %3, %4, %5, %6, %7"
+#define FA4_NAMES_16 FA4_NAMES_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define FA4_NAMES_32 FA4_NAMES_16 \
   ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 // clang-format on
@@ -101,6 +101,14 @@ FA4_D void tcgen05_ld_x32(float* x, uint32_t address) {
 }
 
 /// 16 columns.
+FA4_D void tcgen05_ld_x16(float* x, uint32_t address) {
+  asm volatile("tcgen05.ld.sync.aligned.32x32b.x16.b32 {" FA4_NAMES_16 "}, [%16];"
+               : FA4_X8("=f", 0), FA4_X8("=f", 8)
+               : "r"(address)
+               : "memory");
+}
+
+/// 16 columns, of floats or of words.
 FA4_D void tcgen05_st_x16(uint32_t address, const float* x) {
   asm volatile("tcgen05.st.sync.aligned.32x32b.x16.b32 [%16], {" FA4_NAMES_16 "};" ::FA4_X8("f", 0),
                FA4_X8("f", 8), "r"(address)
@@ -112,7 +120,15 @@ FA4_D void tcgen05_st_x16(uint32_t address, const uint32_t* x) {
                : "memory");
 }
 
+/// 8 columns.
+FA4_D void tcgen05_st_x8(uint32_t address, const uint32_t* x) {
+  asm volatile("tcgen05.st.sync.aligned.32x32b.x8.b32 [%8], {" FA4_NAMES_8 "};" ::FA4_X8("r", 0),
+               "r"(address)
+               : "memory");
+}
+
 #undef FA4_X8
+#undef FA4_NAMES_8
 #undef FA4_NAMES_16
 #undef FA4_NAMES_32
 

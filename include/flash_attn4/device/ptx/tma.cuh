@@ -50,6 +50,15 @@ FA4_D void tensor_store_5d(const TensorMap* map, uint32_t from, int c0, int c1, 
       : "memory");
 }
 
+/// Asynchronous: adds `bytes` of floats in shared memory to those in global memory, all multiples of
+/// 16; no tensor map. Each addition is atomic. Reads shared memory as a store does.
+FA4_D void bulk_reduce_add(float* to, uint32_t from, uint32_t bytes) {
+  asm volatile(
+      "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to),
+      "r"(from), "r"(bytes)
+      : "memory");
+}
+
 /// Closes the group of this thread's stores so far.
 FA4_D void bulk_commit_group() {
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
@@ -59,6 +68,13 @@ FA4_D void bulk_commit_group() {
 template <int kPending>
 FA4_D void bulk_wait_group_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
+}
+
+/// Until at most kPending of this thread's groups are not complete: what the others wrote is in
+/// global memory.
+template <int kPending>
+FA4_D void bulk_wait_group() {
+  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
 /// Shared memory written by this thread before it is seen by copies and products after it.
