@@ -5,9 +5,8 @@
 #include <limits>
 
 #include "csrc/common/fwd_rows.cuh"
-#include "csrc/common/fwd_scores.cuh"
 #include "csrc/sm100/fwd/block.cuh"
-#include "flash_attn4/core/mask.h"
+#include "csrc/sm100/scores.cuh"
 #include "flash_attn4/core/softmax.h"
 #include "flash_attn4/device/exp2.cuh"
 #include "flash_attn4/device/ptx/compiler.cuh"
@@ -18,11 +17,6 @@
 namespace fa4::sm100 {
 
 constexpr int kFragment = 32;  // columns per load of scores, and per store of weights
-
-/// Address of columns from `column` on in the lanes of this warp.
-FA4_D uint32_t tmem_address(uint32_t base, int warp, uint32_t column) {
-  return base + (static_cast<uint32_t>(warp % 4) << 21) + column;
-}
 
 /// Largest of a row, NaN where the row holds one: an emulated exponential would drop it. Four chains,
 /// because each instruction waits for the one before it in its chain.
@@ -53,37 +47,6 @@ FA4_D float row_sum(const float (&p)[kN]) {
   }
   const float2 sum = __fadd2_rn(__fadd2_rn(chain[0], chain[1]), __fadd2_rn(chain[2], chain[3]));
   return sum.x + sum.y;
-}
-
-/// Scores of keys that the row does not see become -inf. `keys` are key indices of the sequence, the
-/// block starts at key `first_key`.
-template <int kN>
-FA4_D void mask_scores(float (&s)[kN], const Interval& keys, int first_key) {
-  const int first = keys.first - first_key;
-  const int last = keys.last - first_key;
-#pragma unroll
-  for (int word = 0; word < kN; word += 32) {
-    const uint32_t visible = low_bits(last - word) & ~low_bits(first - word);
-#pragma unroll
-    for (int i = 0; i < 32; ++i) {
-      float& score = s[word + i];
-      score = (visible & 1u << i) != 0 ? score : kMinusInfinity;
-    }
-  }
-}
-
-/// Scores become tanh(score * scale).
-template <int kN>
-FA4_D void cap_scores(float (&s)[kN], float scale) {
-  // A branch around each group, always taken because scale is positive: ptxas would else begin all
-  // scores at once and spill.
-  constexpr int kGroup = 8;
-#pragma unroll
-  for (int group = 0; group < kN; group += kGroup) {
-    if (scale < -1.0f - group) continue;
-#pragma unroll
-    for (int i = group; i < group + kGroup; ++i) s[i] = tanh_accurate(s[i] * scale);
-  }
 }
 
 /// Whether the exponentials of pair `pair` of fragment `fragment` are taken on the FMA units.
