@@ -8,7 +8,8 @@
 // Row statistics and the accumulator have `acc_rows` rows per query head, head after head; where a
 // sequence begins is in core/key_tile.h. Rows of a block behind the sequence's last have lse2 =
 // +inf, so that their weights are 0, and D = 0; the same holds for rows whose lse is -inf. A row
-// that sees no key but has a sink is like any other: its lse is the sink.
+// that sees no key but has a sink is like any other: its lse is the sink. A main kernel may want lse2
+// negated (lse2_sign = -1), to add it.
 #pragma once
 
 #include <cstdint>
@@ -82,6 +83,7 @@ struct BwdPrepareArgs {
   const float* lse;
   const float* dlse;  // or null
   Strides out_stride, dout_stride, lse_stride, dlse_stride;
+  float lse2_sign = 1.0f;
   float* lse2;
   float* delta;
   float* dq_accumulator;
@@ -136,6 +138,7 @@ struct BwdSinkArgs {
   BwdRows rows;
   DType sink_dtype;
   const void* sink;
+  float lse2_sign = 1.0f;
   const float* lse2;
   const float* delta;
   void* dsink;

@@ -172,6 +172,7 @@ Status launch_prepare(const Call& call) {
   args.dout_stride = p.dout.stride;
   args.lse_stride = p.lse.stride;
   args.dlse_stride = p.dlse.stride;
+  args.lse2_sign = call.plan.lse2_sign;
   args.lse2 = call.workspace.lse2;
   args.delta = call.workspace.delta;
   args.dq_accumulator = call.workspace.dq_accumulator;
@@ -220,6 +221,7 @@ Status launch_sink(const Call& call) {
   args.rows = call.rows;
   args.sink_dtype = call.p.sink_dtype;
   args.sink = call.p.sink;
+  args.lse2_sign = call.plan.lse2_sign;
   args.lse2 = call.workspace.lse2;
   args.delta = call.workspace.delta;
   args.dsink = call.p.dsink;
@@ -272,10 +274,10 @@ KeyTiling make_tiling(const BwdParams& p, const BwdPlanRow& plan) {
   return tiling;
 }
 
-/// A box has `rows` rows of one head, as wide as the swizzle's span.
+/// A box has `rows` rows of one head.
 Status encode_map(const Call& call, const char* name, const Input& tensor, const Extents& extents,
                   int64_t head_dim, int rows, TensorMap* map) {
-  constexpr Swizzle kSwizzle = Swizzle::k128B;
+  const Swizzle swizzle = call.plan.swizzle;
   const Strides& s = tensor.stride;
   const driver::TensorMapSpec spec{
       .dtype = call.p.dtype,
@@ -283,8 +285,8 @@ Status encode_map(const Call& call, const char* name, const Input& tensor, const
       .rank = 4,
       .size = {head_dim, extents.rows, extents.heads, extents.batch},
       .stride = {1, s.row, s.head, s.batch},
-      .box = {static_cast<int>(TileLayout{8, kSwizzle}.span_columns()), rows, 1, 1},
-      .swizzle = kSwizzle,
+      .box = {static_cast<int>(TileLayout{8, swizzle}.span_columns()), rows, 1, 1},
+      .swizzle = swizzle,
       .l2_fetch = l2_fetch(head_dim)};
   return driver::encode_tensor_map(name, spec, call.context.device.ordinal, map);
 }

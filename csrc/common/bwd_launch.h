@@ -6,6 +6,7 @@
 #include <span>
 
 #include "csrc/dispatch/kernel_list.h"
+#include "flash_attn4/core/descriptors.h"
 #include "flash_attn4/flash_attn4.h"
 
 namespace fa4 {
@@ -22,12 +23,14 @@ struct BwdPlanRow {
   unsigned threads;     // of a block
   size_t shared_bytes;  // of a block
   int64_t l2_budget;    // bytes of what the tiles that pass together read and add to
+  float lse2_sign = 1.0f;            // -1: the kernel takes lse2 negated
+  Swizzle swizzle = Swizzle::k128B;  // of boxes, which are as wide as its span
 };
 
 /// Whether launches may rely on these plans: to be asserted of a table of them.
 constexpr bool fits_launch(std::span<const BwdPlanRow> plans) {
   for (const BwdPlanRow& plan : plans) {
-    const bool fits = plan.block_m <= 256 && plan.block_n <= 256 && plan.acc_columns % 64 == 0 &&
+    const bool fits = plan.block_m <= 256 && plan.block_n <= 256 && plan.acc_columns % 32 == 0 &&
                       plan.acc_columns >= plan.head_dim;
     if (!fits) return false;
   }

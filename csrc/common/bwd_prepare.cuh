@@ -95,7 +95,7 @@ FA4_D void bwd_prepare_body(const BwdPrepareArgs& args) {
   for (int row = threadIdx.x / kRowLanes; row < rows.block_m; row += kBwdRowThreads / kRowLanes) {
     const float2 statistics = row_statistics<kDType>(args, block, row, head, lane);
     if (lane != 0) continue;
-    args.lse2[first + row] = statistics.x;
+    args.lse2[first + row] = args.lse2_sign * statistics.x;
     args.delta[first + row] = statistics.y;
   }
 }

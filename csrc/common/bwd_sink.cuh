@@ -19,6 +19,7 @@ FA4_D void bwd_sink_body(const BwdSinkArgs& args) {
   ptx::griddepcontrol_wait();
   ptx::griddepcontrol_launch_dependents();
   const int head = blockIdx.x;
+  const float sign = -args.lse2_sign;
   const float sink = load_scalar(args.sink_dtype, args.sink, head) * kLog2e;
   const int64_t first = head * args.rows.acc_rows;
   const auto* lse2 = reinterpret_cast<const float4*>(args.lse2 + first);
@@ -27,8 +28,8 @@ FA4_D void bwd_sink_body(const BwdSinkArgs& args) {
 #pragma unroll 4
   for (int64_t i = threadIdx.x; i < args.rows.acc_rows / 4; i += kBwdSinkThreads) {
     const float4 l = lse2[i], d = delta[i];
-    sum += ptx::ex2(sink - l.x) * d.x + ptx::ex2(sink - l.y) * d.y + ptx::ex2(sink - l.z) * d.z +
-           ptx::ex2(sink - l.w) * d.w;
+    sum += ptx::ex2(fmaf(sign, l.x, sink)) * d.x + ptx::ex2(fmaf(sign, l.y, sink)) * d.y +
+           ptx::ex2(fmaf(sign, l.z, sink)) * d.z + ptx::ex2(fmaf(sign, l.w, sink)) * d.w;
   }
 #pragma unroll
   for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(kAllLanes, sum, lanes);
