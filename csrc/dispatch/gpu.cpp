@@ -4,6 +4,7 @@
 #include "csrc/dispatch/emulation.h"
 #include "csrc/driver/device.h"
 #include "csrc/driver/tensor_map.h"
+#include "csrc/sm100/bwd/launch.h"
 #include "csrc/sm100/fwd/launch.h"
 #include "csrc/sm90/bwd/launch.h"
 #include "csrc/sm90/fwd/launch.h"
@@ -49,13 +50,25 @@ Status fwd(const KernelRow& kernel, const FwdParams& params, const Context& cont
 }
 
 Status bwd(const KernelRow& kernel, const BwdParams& params, const Context& context) {
-  if (kernel.target != Target::kSm90a) return no_launcher(kernel);
-  return sm90::launch_bwd(kernel, params, context);
+  switch (kernel.target) {
+    case Target::kSm90a:
+      return sm90::launch_bwd(kernel, params, context);
+    case Target::kSm100f:
+      return sm100::launch_bwd(kernel, params, context);
+    default:
+      return no_launcher(kernel);
+  }
 }
 
 Status bwd_workspace_bytes(const KernelRow& kernel, const BwdParams& params, int64_t* bytes) {
-  if (kernel.target != Target::kSm90a) return no_launcher(kernel);
-  return sm90::bwd_workspace_bytes(kernel, params, bytes);
+  switch (kernel.target) {
+    case Target::kSm90a:
+      return sm90::bwd_workspace_bytes(kernel, params, bytes);
+    case Target::kSm100f:
+      return sm100::bwd_workspace_bytes(kernel, params, bytes);
+    default:
+      return no_launcher(kernel);
+  }
 }
 
 Status combine(const KernelRow& kernel, const CombineParams& params, const Context& context) {

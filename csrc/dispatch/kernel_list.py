@@ -152,6 +152,7 @@ def backward_parts(arch: str, target: str, head_dim: int, layout: str) -> list[K
 
 SM90_HEAD_DIMS = ((64, 64), (128, 128))
 SM100_HEAD_DIMS = ((64, 64), (96, 96), (128, 128), (192, 128))
+SM100_BACKWARD_HEAD_DIMS = (64, 96, 128)
 
 FORWARD_FEATURES = tuple(name for name in FEATURES if name not in ("dlse", "deterministic"))
 BACKWARD_FEATURES = tuple(name for name in FEATURES if name not in ("paged", "splits"))
@@ -176,6 +177,12 @@ KERNELS: tuple[Kernel, ...] = (
         for dtype in HALF_DTYPES
     ),
     *backward_parts("sm90", "sm90a", 128, "DqLayoutSm90"),
+    *(
+        gpu_backward_kernel("sm100", "sm100f", head_dim, dtype)
+        for head_dim in SM100_BACKWARD_HEAD_DIMS
+        for dtype in HALF_DTYPES
+    ),
+    *backward_parts("sm100", "sm100f", 128, "DqLayoutSm100"),
     *(combine_kernel("sm90", "sm90a", dtype) for dtype in DTYPES),
     *(combine_kernel("sm100", "sm100f", dtype) for dtype in DTYPES),
 )

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "csrc/dispatch/kernel_list.h"
+#include "csrc/sm100/bwd/plan.h"
 #include "csrc/sm100/fwd/plan.h"
 #include "csrc/sm90/bwd/plan.h"
 #include "csrc/sm90/fwd/plan.h"
@@ -54,6 +55,10 @@ constexpr RoleList<6> kFwdSm100{{{sm100::kSoftmax, "softmax"},
                                  {sm100::kLoad, "load"},
                                  {sm100::kStore, "store"},
                                  {sm100::kSchedule, "schedule"}}};
+constexpr RoleList<4> kBwdSm100{{{sm100::kBwdReduce, "reduce"},
+                                 {sm100::kBwdCompute, "compute"},
+                                 {sm100::kBwdMma, "mma"},
+                                 {sm100::kBwdLoad, "load"}}};
 
 // ---- The plans -----------------------------------------------------------------------------------
 
@@ -83,6 +88,13 @@ constexpr PlanRow fwd_sm100() {
   return plan_row<Plan>(Op::kFwd, Target::kSm100f, kDType);
 }
 
+template <DType kDType, int kHeadDim>
+constexpr PlanRow bwd_sm100() {
+  using Plan = sm100::BwdPlan<sm100::bwd_config(kDType, kHeadDim)>;
+  static_assert(in_order(Plan::kRoles, kBwdSm100));
+  return plan_row<Plan>(Op::kBwd, Target::kSm100f, kDType);
+}
+
 constexpr PlanRow kPlans[] = {
     fwd_sm90<DType::kBFloat16, 64>(),   fwd_sm90<DType::kFloat16, 64>(),
     fwd_sm90<DType::kBFloat16, 128>(),  fwd_sm90<DType::kFloat16, 128>(),
@@ -92,6 +104,9 @@ constexpr PlanRow kPlans[] = {
     fwd_sm100<DType::kBFloat16, 96>(),  fwd_sm100<DType::kFloat16, 96>(),
     fwd_sm100<DType::kBFloat16, 128>(), fwd_sm100<DType::kFloat16, 128>(),
     fwd_sm100<DType::kBFloat16, 192>(), fwd_sm100<DType::kFloat16, 192>(),
+    bwd_sm100<DType::kBFloat16, 64>(),  bwd_sm100<DType::kFloat16, 64>(),
+    bwd_sm100<DType::kBFloat16, 96>(),  bwd_sm100<DType::kFloat16, 96>(),
+    bwd_sm100<DType::kBFloat16, 128>(), bwd_sm100<DType::kFloat16, 128>(),
 };
 
 const PlanRow* find_plan(const KernelRow& kernel) {

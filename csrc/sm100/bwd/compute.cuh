@@ -1,0 +1,272 @@
+// SM100 backward, compute role: scores to weights, their gradients, and dk and dv at the end.
+#pragma once
+
+#include "csrc/sm100/bwd/block.cuh"
+#include "csrc/sm100/bwd/store.cuh"
+#include "csrc/sm100/scores.cuh"
+#include "flash_attn4/device/ptx/compiler.cuh"
+#include "flash_attn4/device/ptx/math.cuh"
+#include "flash_attn4/device/ptx/shared.cuh"
+#include "flash_attn4/device/ptx/tcgen05.cuh"
+#include "flash_attn4/device/ptx/tma.cuh"
+
+namespace fa4::sm100 {
+
+/// State of one compute thread: a key, and the queries of its warpgroup.
+template <BwdConfig kConfig>
+struct BwdCompute {
+  using Plan = BwdPlan<kConfig>;
+  static constexpr int kN = Plan::kGroupQueries;
+  static constexpr DType kDType = kConfig.dtype;
+
+  const BwdBlock<kConfig>& b;
+  int group;
+  int warp;        // of the warpgroup
+  uint32_t tmem;   // in this warp's lanes
+  uint32_t ds_to;  // address of this key's dS in shared memory
+  uint32_t step = 0;
+  int block;  // of queries, of this step
+
+  // Blocks [plain, plain + plain_count) need neither masks nor cleaning: one comparison in registers.
+  int plain;
+  uint32_t plain_count;
+
+  float s[kN];  // scores, then weights (softcap: tanh of the scores)
+
+  FA4_D BwdCompute(const BwdBlock<kConfig>& block_, int warp_)
+      : b(block_),
+        group(warp_ / 4),
+        warp(warp_ % 4),
+        tmem(tmem_address(block_.tmem(), warp_, 0)),
+        ds_to(block_.ds() + Plan::ds_layout().offset(key(), group * kN)),
+        block(block_.tile.blocks.first) {
+    const Interval clean = b.clean_blocks();
+    plain = max_of(clean.first, b.tile.blocks.full_first);
+    const int last = b.masks_all() ? 0 : min_of(clean.last, b.tile.blocks.full_last);
+    plain_count = static_cast<uint32_t>(max_of(last - plain, 0));
+  }
+
+  FA4_D int key() const { return 32 * warp + lane_index(); }
+  FA4_D bool is_plain(int block) const {
+    return static_cast<uint32_t>(block - plain) < plain_count;
+  }
+  FA4_D int next_block() const {
+    return block + 1 < b.tile.blocks.last ? block + 1 : b.tile.blocks.first;
+  }
+
+  // Where buffers of a step are in their rings.
+  FA4_D static int q_stage(uint32_t step) { return static_cast<int>(step % Plan::kQStages); }
+  FA4_D static int dout_stage(uint32_t step) { return static_cast<int>(step % Plan::kDoutStages); }
+
+  // ---- Rows that do not count ------------------------------------------------------------------
+  /// Rows [first, last) of the tile at `offset` become 0. By the threads of both warpgroups.
+  FA4_D void clear_rows(uint32_t offset, TileLayout layout, int first, int last) {
+    constexpr int kUnits = Plan::kHeadDim / 8;  // of 16 bytes, per row
+    const int thread = static_cast<int>(threadIdx.x) - 32 * Plan::kFirstComputeWarp;
+#pragma unroll 1
+    for (int unit = thread; unit < (last - first) * kUnits; unit += 32 * Plan::kComputeWarps) {
+      const uint32_t at = layout.offset(first + unit / kUnits, unit % kUnits * 8);
+      *reinterpret_cast<uint4*>(b.shared + offset + at) = uint4{};
+    }
+  }
+  /// Of a tile of queries, which begins at the first of block `block`.
+  FA4_D void clear_queries(uint32_t offset, int block) {
+    const int first = block * Plan::kBlockM;
+    clear_rows(offset, Plan::query_layout(), 0, min_of(b.blind_queries() - first, Plan::kBlockM));
+    clear_rows(offset, Plan::query_layout(), max_of(b.queries_that_count() - first, 0),
+               Plan::kBlockM);
+  }
+  FA4_D void clear_keys(uint32_t offset) {
+    if (!b.ragged_keys()) return;
+    clear_rows(offset, Plan::key_layout(), b.tile.k_length - b.tile.first_key, Plan::kBlockN);
+  }
+  FA4_D bool cleans(uint32_t step, int block) const {
+    return (step == 0 && b.ragged_keys()) || !b.clean_blocks().contains(block);
+  }
+  /// Queries of a step, and the keys with the first.
+  FA4_D void clean_q(uint32_t step, int block) {
+    if (!cleans(step, block)) return;
+    b.template wait<kBwdQFull>(q_stage(step), step / Plan::kQStages % 2);
+    clear_queries(b.q_offset(q_stage(step)), block);
+    if (step == 0) clear_keys(Plan::kKOffset);
+    ptx::fence_proxy_async();  // products read what these stores wrote
+    b.template release<kBwdQClean>(0);
+  }
+  /// The gradients of out that come with them, and the values.
+  FA4_D void clean_dout(uint32_t step, int block) {
+    if (!cleans(step, block)) return;
+    b.template wait<kBwdDoutFull>(dout_stage(step), step / Plan::kDoutStages % 2);
+    clear_queries(b.dout_offset(dout_stage(step)), block);
+    if (step == 0) clear_keys(Plan::kVOffset);
+    ptx::fence_proxy_async();
+    b.template release<kBwdDoutClean>(0);
+  }
+
+  // ---- Weights ---------------------------------------------------------------------------------
+  FA4_D void load_scores() {
+    b.template wait<kBwdQFull>(q_stage(step), step / Plan::kQStages % 2);  // lse2 and delta
+    b.template wait<kBwdSFull>(0, step % 2);
+    ptx::tcgen05_fence_after();
+    const uint32_t from = tmem + Plan::tmem_operand(Plan::tmem_s(), group);
+#pragma unroll
+    for (int column = 0; column < kN; column += 32) ptx::tcgen05_ld_x32(s + column, from + column);
+    ptx::tcgen05_wait_ld();
+    ptx::hold(s);
+  }
+
+  FA4_D void change_scores() {
+    if (b.args.softcap) cap_scores<kN>(s, b.args.score_scale);
+    if (!b.masks_all() && !b.tile.blocks.needs_mask(block)) return;
+    const int key = b.tile.first_key + this->key();
+    mask_scores<kN>(s, b.tile.queries_of(key), block * Plan::kBlockM + group * kN);
+  }
+
+  /// Of four queries whose lse2, negated, are in shared memory at `lse2`.
+  FA4_D void weigh_four(const float* x, uint32_t lse2, float (&p)[4]) {
+    const float2 scale = {b.args.scale_log2, b.args.scale_log2};
+    const float4 lse = ptx::load_shared_v4(lse2);
+    const float2 low = __ffma2_rn(float2{x[0], x[1]}, scale, float2{lse.x, lse.y});
+    const float2 high = __ffma2_rn(float2{x[2], x[3]}, scale, float2{lse.z, lse.w});
+    p[0] = ptx::ex2(low.x);
+    p[1] = ptx::ex2(low.y);
+    p[2] = ptx::ex2(high.x);
+    p[3] = ptx::ex2(high.y);
+  }
+
+  /// Weights to tensor memory, rounded, over the scores. With softcap s stays the tanh of the scores,
+  /// which is needed once more.
+  template <bool kCapped>
+  FA4_D void weigh() {
+    const uint32_t lse2 = b.lse2(q_stage(step)) + 4 * kN * group;
+    const uint32_t to = tmem + Plan::tmem_operand(Plan::tmem_s(), group);
+#pragma unroll
+    for (int column = 0; column < kN; column += 32) {
+      uint32_t words[16];
+#pragma unroll
+      for (int i = 0; i < 32; i += 4) {
+        float* x = s + column + i;
+        float p[4];
+        weigh_four(x, lse2 + 4 * (column + i), p);
+        words[i / 2] = ptx::cvt_pack<kDType>(p[0], p[1]);
+        words[i / 2 + 1] = ptx::cvt_pack<kDType>(p[2], p[3]);
+#pragma unroll
+        for (int k = 0; k < 4 && !kCapped; ++k) x[k] = p[k];
+      }
+      ptx::tcgen05_st_x16(to + column / 2, words);
+    }
+    ptx::tcgen05_wait_st();
+    ptx::tcgen05_fence_before();
+    b.template release<kBwdPFull>(0);
+  }
+
+  // ---- Their gradients -------------------------------------------------------------------------
+  /// dS = P (dP - delta), of four queries.
+  FA4_D void differentiate_four(const float* p, const float* dp, uint32_t delta, float (&ds)[4]) {
+    const float4 d = ptx::load_shared_v4(delta);
+    const float2 minus = {-1.0f, -1.0f};  // packed operands have no sign of their own
+    float2 low = __ffma2_rn(float2{d.x, d.y}, minus, float2{dp[0], dp[1]});
+    float2 high = __ffma2_rn(float2{d.z, d.w}, minus, float2{dp[2], dp[3]});
+    low = __fmul2_rn(float2{p[0], p[1]}, low);
+    high = __fmul2_rn(float2{p[2], p[3]}, high);
+    ds[0] = low.x;
+    ds[1] = low.y;
+    ds[2] = high.x;
+    ds[3] = high.y;
+  }
+  /// With softcap x is the tanh of scores; where they are masked it is -inf, and dS is 0.
+  FA4_D void differentiate_capped(const float* x, const float* dp, uint32_t lse2, uint32_t delta,
+                                  float (&ds)[4]) {
+    float p[4];
+    weigh_four(x, lse2, p);
+    differentiate_four(p, dp, delta, ds);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) ds[k] = p[k] == 0.0f ? 0.0f : ds[k] * fmaf(-x[k], x[k], 1.0f);
+  }
+
+  /// dS to tensor memory, over dP, for dk, and to shared memory for dq.
+  template <bool kCapped>
+  FA4_D void differentiate() {
+    b.template wait<kBwdDpFull>(0, step % 2);
+    ptx::tcgen05_fence_after();
+    const uint32_t lse2 = b.lse2(q_stage(step)) + 4 * kN * group;
+    const uint32_t delta = b.delta(q_stage(step)) + 4 * kN * group;
+    const uint32_t at = tmem + Plan::tmem_operand(Plan::tmem_dp(), group);
+    constexpr int kStep = 16;  // columns at a time: the next are read meanwhile
+    float dp[2][kStep];
+    ptx::tcgen05_ld_x16(dp[0], at);
+#pragma unroll
+    for (int column = 0; column < kN; column += kStep) {
+      float (&now)[kStep] = dp[column / kStep % 2];
+      ptx::tcgen05_wait_ld();
+      ptx::hold(now);
+      if (column + kStep < kN) {
+        ptx::tcgen05_ld_x16(dp[(column / kStep + 1) % 2], at + column + kStep);
+      }
+      uint32_t words[kStep / 2];
+#pragma unroll
+      for (int i = 0; i < kStep; i += 4) {
+        const float* x = s + column + i;
+        const uint32_t offset = 4 * (column + i);
+        float ds[4];
+        if constexpr (kCapped) {
+          differentiate_capped(x, now + i, lse2 + offset, delta + offset, ds);
+        } else {
+          differentiate_four(x, now + i, delta + offset, ds);
+        }
+        words[i / 2] = ptx::cvt_pack<kDType>(ds[0], ds[1]);
+        words[i / 2 + 1] = ptx::cvt_pack<kDType>(ds[2], ds[3]);
+      }
+      ptx::tcgen05_st_x8(at + column / 2, words);
+#pragma unroll
+      for (int i = 0; i < kStep / 2; i += 4) {
+        ptx::store_shared_v4(ds_to ^ 2 * (column + 2 * i), words[i], words[i + 1], words[i + 2],
+                             words[i + 3]);
+      }
+    }
+    ptx::tcgen05_wait_st();
+    ptx::fence_proxy_async();  // dq reads what these stores wrote
+    ptx::tcgen05_fence_before();
+    b.template release<kBwdDsFull>(0);
+  }
+
+  FA4_D void run();
+};
+
+template <BwdConfig kConfig>
+FA4_D void BwdCompute<kConfig>::run() {
+  clean_q(0, block);
+  clean_dout(0, block);
+#pragma unroll 1
+  for (int left = b.steps(); left > 0; --left) {
+    load_scores();
+    if (b.args.softcap || !is_plain(block)) change_scores();
+    if (b.args.softcap) {
+      weigh<true>();
+    } else {
+      weigh<false>();
+    }
+    // Rows of the next step: its scores are wanted before this step is done.
+    const int next = next_block();
+    const bool cleans_next = left > 1 && !is_plain(next);
+    if (cleans_next) clean_q(step + 1, next);
+    if (b.args.softcap) {
+      differentiate<true>();
+    } else {
+      differentiate<false>();
+    }
+    ++step;
+    block = next;
+    if (cleans_next) clean_dout(step, block);
+  }
+  store_gradients(b, group, warp, tmem);
+}
+
+/// Two warpgroups.
+/// Waits: q_full dout_full s_full dp_full dv_full dk_full.
+/// Signals: q_clean dout_clean p_full ds_full dkv_empty.
+template <BwdConfig kConfig>
+FA4_D void role_compute(const BwdBlock<kConfig>& b, int warp) {
+  BwdCompute<kConfig>(b, warp - BwdPlan<kConfig>::kFirstComputeWarp).run();
+}
+
+}  // namespace fa4::sm100

@@ -1,0 +1,60 @@
+#include "csrc/sm100/bwd/launch.h"
+
+#include <string>
+
+#include "csrc/common/bwd_launch.h"
+#include "csrc/sm100/bwd/plan.h"
+
+namespace fa4::sm100 {
+
+namespace {
+
+// For queries, gradients of out and accumulators of dq of the heads whose tiles pass together,
+// bytes. A B200 has 126 MB of L2 cache in two parts. Not measured.
+constexpr int64_t kL2Budget = int64_t{32} << 20;
+
+template <DType kDType, int kHeadDim>
+constexpr BwdPlanRow plan_row() {
+  using Plan = BwdPlan<bwd_config(kDType, kHeadDim)>;
+  return {.dtype = kDType,
+          .head_dim = kHeadDim,
+          .head_dim_v = kHeadDim,
+          .block_m = Plan::kBlockM,
+          .block_n = Plan::kBlockN,
+          .acc_columns = Plan::kHeadDim,
+          .turns = Plan::kReduceWarps,
+          .threads = Plan::kThreads,
+          .shared_bytes = Plan::kSharedBytes,
+          .l2_budget = kL2Budget,
+          .lse2_sign = -1.0f,
+          .swizzle = Plan::kSwizzle};
+}
+
+constexpr BwdPlanRow kPlans[] = {
+    plan_row<DType::kBFloat16, 64>(),  plan_row<DType::kFloat16, 64>(),
+    plan_row<DType::kBFloat16, 96>(),  plan_row<DType::kFloat16, 96>(),
+    plan_row<DType::kBFloat16, 128>(), plan_row<DType::kFloat16, 128>(),
+};
+static_assert(fits_launch(kPlans));
+
+Status plan_of(const KernelRow& kernel, DType dtype, const BwdPlanRow** plan) {
+  *plan = find_plan(kPlans, dtype, kernel);
+  if (*plan != nullptr) return {};
+  return Status::runtime(std::string(kernel.name) + ": is listed without plan");
+}
+
+}  // namespace
+
+Status bwd_workspace_bytes(const KernelRow& kernel, const BwdParams& params, int64_t* bytes) {
+  const BwdPlanRow* plan = nullptr;
+  if (Status s = plan_of(kernel, params.dtype, &plan); !s.ok()) return s;
+  return workspace_bytes(*plan, params, bytes);
+}
+
+Status launch_bwd(const KernelRow& kernel, const BwdParams& params, const Context& context) {
+  const BwdPlanRow* plan = nullptr;
+  if (Status s = plan_of(kernel, params.dtype, &plan); !s.ok()) return s;
+  return fa4::launch_bwd(kernel, *plan, params, context);
+}
+
+}  // namespace fa4::sm100

@@ -1,0 +1,116 @@
+// SM100 backward, reduce role: adds dq of every step to the accumulator in global memory.
+#pragma once
+
+#include "csrc/sm100/bwd/block.cuh"
+#include "csrc/sm100/scores.cuh"
+#include "flash_attn4/device/ptx/compiler.cuh"
+#include "flash_attn4/device/ptx/global.cuh"
+#include "flash_attn4/device/ptx/shared.cuh"
+#include "flash_attn4/device/ptx/tcgen05.cuh"
+#include "flash_attn4/device/ptx/tma.cuh"
+
+namespace fa4::sm100 {
+
+/// State of one reduce thread, which has a query. Warps do not meet: each has its queries, its
+/// shared memory and its slice of the accumulator.
+template <BwdConfig kConfig>
+struct BwdReduce {
+  using Plan = BwdPlan<kConfig>;
+  using Layout = typename Plan::DqLayout;
+  static constexpr int kD = Plan::kHeadDim;
+  static constexpr int kStages = Plan::kDqStages;
+
+  const BwdBlock<kConfig>& b;
+  int warp;
+  bool sends;       // this lane talks to the copy engine
+  uint32_t staged;  // address of this lane's place in the first stage
+  uint32_t from;    // of the first stage
+  float dq[kD];
+
+  FA4_D BwdReduce(const BwdBlock<kConfig>& block, int warp_)
+      : b(block), warp(warp_), sends(ptx::elect_sync()) {
+    from = b.address + Plan::kDqOffset + warp * kStages * Plan::kDqBytes;
+    staged = from + 4 * Layout::vector_offset(lane_index(), 0);
+  }
+
+  FA4_D void load(uint32_t tmem, uint32_t parity) {
+    b.template wait<kBwdDqFull>(0, parity);
+    ptx::tcgen05_fence_after();
+#pragma unroll
+    for (int column = 0; column < kD; column += 32) {
+      ptx::tcgen05_ld_x32(dq + column, tmem_address(tmem, warp, Plan::tmem_dq() + column));
+    }
+    ptx::tcgen05_wait_ld();
+    ptx::hold(dq);
+    ptx::tcgen05_fence_before();
+    b.template release<kBwdDqEmpty>(0);
+  }
+
+  /// To the slice at `to`.
+  FA4_D void add(float* to) {
+#pragma unroll
+    for (int column = 0; column < kD; column += Layout::kChunkColumns) {
+      const int chunk = column / Layout::kChunkColumns;
+      const uint32_t stage = chunk % kStages * Plan::kDqBytes;
+      if (sends) ptx::bulk_wait_group_read<kStages - 1>();  // what was in this stage is sent
+      __syncwarp();
+#pragma unroll
+      for (int i = 0; i < Layout::kChunkColumns; i += 4) {
+        ptx::store_shared_v4(staged + stage + 4 * Layout::vector_offset(0, i), dq + column + i);
+      }
+      ptx::fence_proxy_async();  // by every writer: the copy reads what these stores wrote
+      __syncwarp();
+      if (sends) {
+        ptx::bulk_reduce_add(to + chunk * Layout::kChunkFloats, from + stage, Plan::kDqBytes);
+        ptx::bulk_commit_group();
+      }
+    }
+  }
+
+  // Deterministic: the tiles of keys that add to a block of queries do so in the order of the grid,
+  // so that a tile waits for tiles alone that began before it. Warps count apart.
+  FA4_D int32_t* additions(int acc_block) const {
+    return b.args.turns + int64_t{acc_block} * Plan::kReduceWarps + warp;
+  }
+  FA4_D void begin_addition(int acc_block, int block) {
+    if (!sends) return;
+    const KeyTiling& t = b.args.tiling;
+    const int query = block * Plan::kBlockM;
+    const BlockRange tiles = kv_range(query, query + Plan::kBlockM, Plan::kBlockN, b.tile.q_length,
+                                      b.tile.k_length, t.window);
+    const int tile = b.tile.first_key / Plan::kBlockN;
+    wait_counter(additions(acc_block),
+                 t.order.descending ? tiles.last - 1 - tile : tile - tiles.first);
+  }
+  FA4_D void end_addition(int acc_block) {
+    if (!sends) return;
+    ptx::bulk_wait_group<0>();  // all of it has been added
+    ptx::red_add_release(additions(acc_block), 1);
+  }
+};
+
+/// A warpgroup.
+/// Waits: dq_full.  Signals: dq_empty.
+template <BwdConfig kConfig>
+FA4_D void role_reduce(const BwdBlock<kConfig>& b, int warp) {
+  using Plan = BwdPlan<kConfig>;
+  BwdReduce<kConfig> reduce(b, warp);
+  const uint32_t tmem = b.tmem();
+  BwdStep step = BwdStep::first(b);
+  uint32_t parity = 0;
+#pragma unroll 1
+  for (int left = b.steps(); left > 0; --left) {
+    const int acc_block = b.acc_block(step.head, step.block);
+    float* to = b.args.dq_accumulator + int64_t{acc_block} * (Plan::kBlockM * Plan::kHeadDim) +
+                warp * (Plan::DqLayout::kSliceRows * Plan::kHeadDim);
+    reduce.load(tmem, parity);
+    if (b.args.turns != nullptr) reduce.begin_addition(acc_block, step.block);
+    reduce.add(to);
+    if (b.args.turns != nullptr) reduce.end_addition(acc_block);
+    step.advance(b);
+    parity ^= 1;
+  }
+  if (reduce.sends) ptx::bulk_wait_group_read<0>();  // shared memory lasts as long as the block
+}
+
+}  // namespace fa4::sm100

@@ -1,0 +1,111 @@
+// SM100 backward: dk and dv of a tile of keys to memory.
+#pragma once
+
+#include "csrc/common/rows.cuh"
+#include "csrc/sm100/bwd/block.cuh"
+#include "flash_attn4/device/ptx/compiler.cuh"
+#include "flash_attn4/device/ptx/math.cuh"
+#include "flash_attn4/device/ptx/tcgen05.cuh"
+
+namespace fa4::sm100 {
+
+/// Where one of the gradients goes.
+struct GradientRows {
+  void* data;
+  Strides stride;
+  int columns;
+};
+
+template <BwdConfig kConfig>
+FA4_D GradientRows dk_rows(const BwdBlock<kConfig>& b) {
+  return {b.args.dk, b.args.dk_stride, b.args.head_dim};
+}
+template <BwdConfig kConfig>
+FA4_D GradientRows dv_rows(const BwdBlock<kConfig>& b) {
+  return {b.args.dv, b.args.dv_stride, b.args.head_dim_v};
+}
+
+/// Half of the columns of this warp's 32 keys, from tensor memory at `from`, scaled and rounded, to
+/// the tile at `offset` in shared memory.
+template <BwdConfig kConfig>
+FA4_D void stage_rows(const BwdBlock<kConfig>& b, uint32_t from, float scale, uint32_t offset,
+                      int row, int first_column) {
+  using Plan = BwdPlan<kConfig>;
+  constexpr int kStep = 16;
+#pragma unroll 1
+  for (int column = first_column; column < first_column + Plan::kHeadDim / 2; column += kStep) {
+    float x[kStep];
+    ptx::tcgen05_ld_x16(x, from + column);
+    ptx::tcgen05_wait_ld();
+    ptx::hold(x);
+#pragma unroll
+    for (int i = 0; i < kStep; i += 8) {
+      uint32_t words[4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        words[k] = ptx::cvt_pack<kConfig.dtype>(x[i + 2 * k] * scale, x[i + 2 * k + 1] * scale);
+      }
+      *reinterpret_cast<uint4*>(b.shared + offset + Plan::key_layout().offset(row, column + i)) =
+          uint4{words[0], words[1], words[2], words[3]};
+    }
+  }
+}
+
+/// The same rows and columns from shared to global memory, 16 bytes per lane. Rows that do not count
+/// are 0. By a whole warp, which has staged them.
+template <BwdConfig kConfig>
+FA4_D void store_rows(const BwdBlock<kConfig>& b, const GradientRows& to, uint32_t offset,
+                      int first_row, int first_column) {
+  using Plan = BwdPlan<kConfig>;
+  constexpr int kUnits = Plan::kHeadDim / 2 / 8;
+  const int64_t base = b.tile.batch * to.stride.batch + b.tile.kv_head * to.stride.head;
+#pragma unroll 1
+  for (int i = lane_index(); i < 32 * kUnits; i += 32) {
+    const int row = first_row + i / kUnits;
+    const int column = first_column + i % kUnits * 8;
+    const int key = b.tile.first_key + row;
+    if (key >= b.tile.k_owned || column >= to.columns) continue;
+    const uint4 unit =
+        *reinterpret_cast<const uint4*>(b.shared + offset + Plan::key_layout().offset(row, column));
+    store_unit(to.data, base + (b.tile.k_row + int64_t{key}) * to.stride.row + column,
+               key < b.tile.k_length ? unit : uint4{}, b.args.vector_store);
+  }
+}
+
+/// By the compute warps, each its keys and half of the columns. `tmem`: in the warp's lanes.
+template <BwdConfig kConfig>
+FA4_D void store_gradients(const BwdBlock<kConfig>& b, int group, int warp, uint32_t tmem) {
+  using Plan = BwdPlan<kConfig>;
+  const int first_row = 32 * warp, row = first_row + lane_index();
+  const int column = group * (Plan::kHeadDim / 2);
+  // Staged over dout and q, which all products have read that the commits cover.
+  b.template wait<kBwdDvFull>(0, 0);
+  ptx::tcgen05_fence_after();
+  stage_rows(b, tmem + Plan::tmem_dv(), 1.0f, Plan::kDoutOffset, row, column);
+  __syncwarp();  // staged by all lanes
+  store_rows(b, dv_rows(b), Plan::kDoutOffset, first_row, column);
+  b.template wait<kBwdDkFull>(0, 0);
+  ptx::tcgen05_fence_after();
+  stage_rows(b, tmem + Plan::tmem_dk(), b.args.softmax_scale, Plan::kQOffset, row, column);
+  ptx::tcgen05_fence_before();
+  b.template release<kBwdDkvEmpty>(0);
+  store_rows(b, dk_rows(b), Plan::kQOffset, first_row, column);
+}
+
+/// A tile whose keys no query sees. By all threads of the block.
+template <BwdConfig kConfig>
+FA4_D void store_no_gradients(const BwdBlock<kConfig>& b) {
+  using Plan = BwdPlan<kConfig>;
+  for (const GradientRows& to : {dk_rows(b), dv_rows(b)}) {
+    const int units = to.columns / 8;
+    const int64_t base = b.tile.batch * to.stride.batch + b.tile.kv_head * to.stride.head;
+    for (int unit = threadIdx.x; unit < Plan::kBlockN * units; unit += Plan::kThreads) {
+      const int key = b.tile.first_key + unit / units;
+      if (key >= b.tile.k_owned) continue;
+      store_unit(to.data, base + (b.tile.k_row + int64_t{key}) * to.stride.row + unit % units * 8,
+                 uint4{}, b.args.vector_store);
+    }
+  }
+}
+
+}  // namespace fa4::sm100
