@@ -72,9 +72,10 @@ struct BwdCompute {
   /// Of a tile of queries, which begins at the first of block `block`.
   FA4_D void clear_queries(uint32_t offset, int block) {
     const int first = block * Plan::kBlockM;
-    clear_rows(offset, Plan::query_layout(), 0, min_of(b.blind_queries() - first, Plan::kBlockM));
-    clear_rows(offset, Plan::query_layout(), max_of(b.queries_that_count() - first, 0),
-               Plan::kBlockM);
+    const int blind = clamp_to(b.blind_queries() - first, 0, Plan::kBlockM);
+    const int count = clamp_to(b.queries_that_count() - first, 0, Plan::kBlockM);
+    clear_rows(offset, Plan::query_layout(), 0, blind);
+    clear_rows(offset, Plan::query_layout(), count, Plan::kBlockM);
   }
   FA4_D void clear_keys(uint32_t offset) {
     if (!b.ragged_keys()) return;
