@@ -44,6 +44,7 @@ struct BwdCompute {
     plain = max_of(clean.first, b.tile.blocks.full_first);
     const int last = b.masks_all() ? 0 : min_of(clean.last, b.tile.blocks.full_last);
     plain_count = static_cast<uint32_t>(max_of(last - plain, 0));
+    ptx::keep_here(ds_to);  // not computed anew in every step
   }
 
   FA4_D int key() const { return 32 * warp + lane_index(); }
@@ -115,8 +116,7 @@ struct BwdCompute {
     ptx::hold(s);
   }
 
-  FA4_D void change_scores() {
-    if (b.args.softcap) cap_scores<kN>(s, b.args.score_scale);
+  FA4_D void mask() {
     if (!b.masks_all() && !b.tile.blocks.needs_mask(block)) return;
     const int key = b.tile.first_key + this->key();
     mask_scores<kN>(s, b.tile.queries_of(key), block * Plan::kBlockM + group * kN);
@@ -230,34 +230,39 @@ struct BwdCompute {
     b.template release<kBwdDsFull>(0);
   }
 
+  template <bool kCapped>
+  FA4_D void steps();
   FA4_D void run();
 };
+
+template <BwdConfig kConfig>
+template <bool kCapped>
+FA4_D void BwdCompute<kConfig>::steps() {
+#pragma unroll 1
+  for (int left = b.steps(); left > 0; --left) {
+    load_scores();
+    if (kCapped) cap_scores<kN>(s, b.args.score_scale);
+    if (!is_plain(block)) mask();
+    weigh<kCapped>();
+    // Rows of the next step: its scores are wanted before this step is done.
+    const int next = next_block();
+    const bool cleans_next = left > 1 && !is_plain(next);
+    if (cleans_next) clean_q(step + 1, next);
+    differentiate<kCapped>();
+    ++step;
+    block = next;
+    if (cleans_next) clean_dout(step, block);
+  }
+}
 
 template <BwdConfig kConfig>
 FA4_D void BwdCompute<kConfig>::run() {
   clean_q(0, block);
   clean_dout(0, block);
-#pragma unroll 1
-  for (int left = b.steps(); left > 0; --left) {
-    load_scores();
-    if (b.args.softcap || !is_plain(block)) change_scores();
-    if (b.args.softcap) {
-      weigh<true>();
-    } else {
-      weigh<false>();
-    }
-    // Rows of the next step: its scores are wanted before this step is done.
-    const int next = next_block();
-    const bool cleans_next = left > 1 && !is_plain(next);
-    if (cleans_next) clean_q(step + 1, next);
-    if (b.args.softcap) {
-      differentiate<true>();
-    } else {
-      differentiate<false>();
-    }
-    ++step;
-    block = next;
-    if (cleans_next) clean_dout(step, block);
+  if (b.args.softcap) {
+    steps<true>();
+  } else {
+    steps<false>();
   }
   store_gradients(b, group, warp, tmem);
 }

@@ -25,7 +25,7 @@ struct BwdConfig {
 /// The configuration per head dim.
 FA4_HD constexpr BwdConfig bwd_config(DType dtype, int head_dim) {
   if (head_dim == 64) return {dtype, 64, 2, 2, 112, 160};
-  if (head_dim == 96) return {dtype, 96, 2, 3, 128, 152};
+  if (head_dim == 96) return {dtype, 96, 2, 3, 120, 160};
   return {dtype, 128, 1, 2, 152, 144};
 }
 
