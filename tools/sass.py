@@ -7,8 +7,9 @@
 
 Loops are natural loops of the control-flow graph: a branch back to a block that every path to the
 branch has passed. So code that the compiler put out of line belongs to its loop, and a jump back
-from there is not a loop. Reported are loops that hold HGMMA (SM90), UTCHMMA, or LDTM and STTM
-(SM100: those of the mma, softmax and correction roles); `inner` ones hold no smaller of them.
+from there is not a loop. Reported are loops that hold HGMMA (SM90), UTCHMMA, LDTM and STTM, or LDTM
+and UBLKRED (SM100: those of the mma, softmax, correction, compute and reduce roles); `inner` ones
+hold no smaller of them.
 
     every round   instructions in blocks that each round passes: no branch leads around them. A
                   round that takes a branch executes more; of two arms neither counts.
@@ -83,8 +84,8 @@ class Instruction:
 
     @property
     def ends_work(self) -> bool:
-        """Arrivals hand over what is done, F2FP rounds it to 16 bit."""
-        return self.kind == "F2FP" or self.opcode.startswith("SYNCS.ARRIVE")
+        """Arrivals hand over what is done, F2FP rounds it to 16 bit, UBLKRED sends it."""
+        return self.kind in ("F2FP", "UBLKRED") or self.opcode.startswith("SYNCS.ARRIVE")
 
     @property
     def is_branch(self) -> bool:
@@ -275,7 +276,8 @@ class Loop:
     @property
     def around_products(self) -> bool:
         kinds = {x.kind for x in self.instructions(every_round=False)}
-        return "HGMMA" in kinds or "UTCHMMA" in kinds or {"LDTM", "STTM"} <= kinds
+        of_sm100 = ({"UTCHMMA"}, {"LDTM", "STTM"}, {"LDTM", "UBLKRED"})
+        return "HGMMA" in kinds or any(wanted <= kinds for wanted in of_sm100)
 
     def shortest(self, kind: str | None = None) -> list[Instruction] | None:
         """Of the ways around that do all the work, the shortest; given a kind, of those with the

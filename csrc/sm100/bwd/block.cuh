@@ -47,9 +47,9 @@ struct BwdBlock {
   }
   /// The same in blocks: accumulators hold whole ones. 32 bits, which counts of tiles fit.
   FA4_D int acc_block(int head, int block) const {
-    return head * static_cast<int>(args.acc_rows / Plan::kBlockM) + tile.acc_row / Plan::kBlockM +
-           block;
+    return head * head_blocks() + tile.acc_row / Plan::kBlockM + block;
   }
+  FA4_D int head_blocks() const { return static_cast<int>(args.acc_rows / Plan::kBlockM); }
 
   // Rows that do not count may hold anything, NaN included. Their weights are 0, but 0 times NaN is
   // not: they are cleared before a product reads them. Queries that lie behind the sequence's last,

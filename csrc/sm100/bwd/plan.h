@@ -17,16 +17,16 @@ struct BwdConfig {
   DType dtype;      // of q, k, v, dout and the gradients
   int head_dim;     // of all of them; smaller ones are padded with zeros by the copy engine
   int dout_stages;  // of dout; q has two, because scores run a step ahead
-  int dq_stages;    // of staged dq, per warp: 32 columns each
+  int dq_columns;   // of dq that are added at once
   int reduce_registers;
   int compute_registers;
 };
 
 /// The configuration per head dim.
 FA4_HD constexpr BwdConfig bwd_config(DType dtype, int head_dim) {
-  if (head_dim == 64) return {dtype, 64, 2, 2, 112, 160};
-  if (head_dim == 96) return {dtype, 96, 2, 3, 120, 160};
-  return {dtype, 128, 1, 2, 152, 144};
+  if (head_dim == 64) return {dtype, 64, 2, 64, 112, 160};
+  if (head_dim == 96) return {dtype, 96, 2, 96, 120, 160};
+  return {dtype, 128, 1, 64, 152, 144};
 }
 
 // ---- Roles -------------------------------------------------------------------------------------
@@ -63,7 +63,7 @@ struct BwdPlan {
   static constexpr int kGroupQueries = kBlockM / kGroups;  // ... a part of the columns each
   static constexpr int kQStages = 2;
   static constexpr int kDoutStages = kConfig.dout_stages;
-  static constexpr int kDqStages = kConfig.dq_stages;
+  static constexpr int kDqColumns = kConfig.dq_columns;
   using DqLayout = DqLayoutSm100;
 
   // 96 columns are no whole spans of 128 bytes, and a product wants whole ones.
@@ -188,15 +188,15 @@ struct BwdPlan {
   static constexpr uint32_t kKeyBytes = 2 * kBlockN * kHeadDim;    // K or V
   static constexpr uint32_t kQueryBytes = 2 * kBlockM * kHeadDim;  // Q or dO of one step
   static constexpr uint32_t kDsBytes = 2 * kBlockN * kBlockM;
-  static constexpr uint32_t kDqBytes = 4 * DqLayout::kChunkFloats;  // staged by one warp
-  static constexpr uint32_t kStatBytes = 4 * kBlockM;               // lse2 or delta of one step
+  static constexpr uint32_t kDqBytes = 4 * DqLayout::kSliceRows * kDqColumns;  // staged by a warp
+  static constexpr uint32_t kStatBytes = 4 * kBlockM;  // lse2 or delta of one step
   static constexpr uint32_t kKOffset = 0;
   static constexpr uint32_t kVOffset = kKOffset + kKeyBytes;
   static constexpr uint32_t kQOffset = kVOffset + kKeyBytes;
   static constexpr uint32_t kDoutOffset = kQOffset + kQStages * kQueryBytes;
   static constexpr uint32_t kDsOffset = kDoutOffset + kDoutStages * kQueryBytes;
   static constexpr uint32_t kDqOffset = kDsOffset + kDsBytes;
-  static constexpr uint32_t kLseOffset = kDqOffset + kReduceWarps * kDqStages * kDqBytes;
+  static constexpr uint32_t kLseOffset = kDqOffset + kReduceWarps * kDqBytes;
   static constexpr uint32_t kDeltaOffset = kLseOffset + kQStages * kStatBytes;
   static constexpr uint32_t kTileOffset = kDeltaOffset + kQStages * kStatBytes;
   static constexpr uint32_t kBarOffset = kTileOffset + static_cast<uint32_t>(sizeof(KeyTile));

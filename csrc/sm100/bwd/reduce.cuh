@@ -18,20 +18,18 @@ struct BwdReduce {
   using Plan = BwdPlan<kConfig>;
   using Layout = typename Plan::DqLayout;
   static constexpr int kD = Plan::kHeadDim;
-  static constexpr int kStages = Plan::kDqStages;
 
   const BwdBlock<kConfig>& b;
   int warp;
   bool sends;       // this lane talks to the copy engine
-  uint32_t staged;  // address of this lane's place in the first stage
-  uint32_t from;    // of the first stage
+  uint32_t staged;  // address of the warp's dq in shared memory
   float dq[kD];
 
   FA4_D BwdReduce(const BwdBlock<kConfig>& block, int warp_)
-      : b(block), warp(warp_), sends(ptx::elect_sync()) {
-    from = b.address + Plan::kDqOffset + warp * kStages * Plan::kDqBytes;
-    staged = from + 4 * Layout::vector_offset(lane_index(), 0);
-  }
+      : b(block),
+        warp(warp_),
+        sends(ptx::elect_sync()),
+        staged(b.address + Plan::kDqOffset + warp * Plan::kDqBytes) {}
 
   FA4_D void load(uint32_t tmem, uint32_t parity) {
     b.template wait<kBwdDqFull>(0, parity);
@@ -48,20 +46,19 @@ struct BwdReduce {
 
   /// To the slice at `to`.
   FA4_D void add(float* to) {
+    const uint32_t lane = staged + 4 * Layout::vector_offset(lane_index(), 0);
 #pragma unroll
-    for (int column = 0; column < kD; column += Layout::kChunkColumns) {
-      const int chunk = column / Layout::kChunkColumns;
-      const uint32_t stage = chunk % kStages * Plan::kDqBytes;
-      if (sends) ptx::bulk_wait_group_read<kStages - 1>();  // what was in this stage is sent
+    for (int column = 0; column < kD; column += Plan::kDqColumns) {
+      if (sends) ptx::bulk_wait_group_read<0>();  // what was staged before is sent
       __syncwarp();
 #pragma unroll
-      for (int i = 0; i < Layout::kChunkColumns; i += 4) {
-        ptx::store_shared_v4(staged + stage + 4 * Layout::vector_offset(0, i), dq + column + i);
+      for (int i = 0; i < Plan::kDqColumns; i += 4) {
+        ptx::store_shared_v4(lane + 4 * Layout::vector_offset(0, i), dq + column + i);
       }
       ptx::fence_proxy_async();  // by every writer: the copy reads what these stores wrote
       __syncwarp();
       if (sends) {
-        ptx::bulk_reduce_add(to + chunk * Layout::kChunkFloats, from + stage, Plan::kDqBytes);
+        ptx::bulk_reduce_add(to + Layout::vector_offset(0, column), staged, Plan::kDqBytes);
         ptx::bulk_commit_group();
       }
     }
@@ -89,28 +86,45 @@ struct BwdReduce {
   }
 };
 
+template <bool kOrdered, BwdConfig kConfig>
+FA4_D void reduce_steps(BwdReduce<kConfig>& reduce) {
+  using Plan = BwdPlan<kConfig>;
+  const BwdBlock<kConfig>& b = reduce.b;
+  const uint32_t tmem = b.tmem();
+  const int first = b.tile.blocks.first, last = b.tile.blocks.last;
+  const int skipped =
+      b.head_blocks() - (last - first);  // from a head's last block to the next first
+  float* const slice =
+      b.args.dq_accumulator + reduce.warp * (Plan::DqLayout::kSliceRows * Plan::kHeadDim);
+  int block = first;
+  int acc_block = b.acc_block(b.tile.kv_head * b.args.group, first);
+  uint32_t parity = 0;
+#pragma unroll 1
+  for (int left = b.steps(); left > 0; --left) {
+    reduce.load(tmem, parity);
+    if (kOrdered) reduce.begin_addition(acc_block, block);
+    reduce.add(slice + int64_t{acc_block} * (Plan::kBlockM * Plan::kHeadDim));
+    if (kOrdered) reduce.end_addition(acc_block);
+    ++acc_block;
+    if (++block == last) {
+      block = first;
+      acc_block += skipped;
+    }
+    parity ^= 1;
+  }
+  if (reduce.sends) ptx::bulk_wait_group_read<0>();  // shared memory lasts as long as the block
+}
+
 /// A warpgroup.
 /// Waits: dq_full.  Signals: dq_empty.
 template <BwdConfig kConfig>
 FA4_D void role_reduce(const BwdBlock<kConfig>& b, int warp) {
-  using Plan = BwdPlan<kConfig>;
   BwdReduce<kConfig> reduce(b, warp);
-  const uint32_t tmem = b.tmem();
-  BwdStep step = BwdStep::first(b);
-  uint32_t parity = 0;
-#pragma unroll 1
-  for (int left = b.steps(); left > 0; --left) {
-    const int acc_block = b.acc_block(step.head, step.block);
-    float* to = b.args.dq_accumulator + int64_t{acc_block} * (Plan::kBlockM * Plan::kHeadDim) +
-                warp * (Plan::DqLayout::kSliceRows * Plan::kHeadDim);
-    reduce.load(tmem, parity);
-    if (b.args.turns != nullptr) reduce.begin_addition(acc_block, step.block);
-    reduce.add(to);
-    if (b.args.turns != nullptr) reduce.end_addition(acc_block);
-    step.advance(b);
-    parity ^= 1;
+  if (b.args.turns == nullptr) {
+    reduce_steps<false>(reduce);
+  } else {
+    reduce_steps<true>(reduce);
   }
-  if (reduce.sends) ptx::bulk_wait_group_read<0>();  // shared memory lasts as long as the block
 }
 
 }  // namespace fa4::sm100

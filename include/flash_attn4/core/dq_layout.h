@@ -7,9 +7,9 @@
 // warp adds 512 bytes that lie together, and nothing is exchanged between threads.
 //
 // SM100. The accumulator consists of slices of 32 rows and all columns. A warp of the main kernel has
-// a row per lane, and sends 32 columns at a time through shared memory to the copy engine, which adds
-// what lies together: 16 bytes of each of the 32 rows, then the next 16 bytes of each, so that a
-// store of the warp to shared memory fills 512 bytes.
+// a row per lane, and sends its columns, or a part of them, through shared memory to the copy engine,
+// which adds what lies together: 16 bytes of each of the 32 rows, then the next 16 bytes of each, so
+// that a store of the warp to shared memory fills 512 bytes.
 #pragma once
 
 #include <cstdint>
@@ -51,14 +51,12 @@ struct DqLayoutSm90 {
 
 struct DqLayoutSm100 {
   static constexpr int kSliceRows = 32;
-  static constexpr int kChunkColumns = 32;  // that are added at once
-  static constexpr int kChunkFloats = kSliceRows * kChunkColumns;
   // What lies together in 16 bytes: 4 columns of a row.
   static constexpr int kVectorRows = 1;
   static constexpr int kVectorRowStep = 1;
   static constexpr int kVectorColumns = 4;
 
-  /// Float of the columns from `column` on, a multiple of 4, of row `row` in their slice.
+  /// Float of columns `column` to `column` + 3, column a multiple of 4, of row `row` in their slice.
   FA4_HD static constexpr int vector_offset(int row, int column) {
     return 4 * (column / 4 * kSliceRows + row);
   }
