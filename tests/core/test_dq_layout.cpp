@@ -1,4 +1,4 @@
-// The layout of dq's accumulator against what a warpgroup holds after a product.
+// The layouts of dq's accumulator against what threads hold after a product.
 #include <gtest/gtest.h>
 
 #include <vector>
@@ -83,6 +83,62 @@ TEST(DqLayoutSm90, VectorsHoldWhatTheConstantsSay) {
               << row << " " << column;
         }
       }
+    }
+  }
+}
+
+// ---- SM100 -------------------------------------------------------------------------------------
+
+constexpr int kHeadDims[] = {64, 96, 128};
+
+TEST(DqLayoutSm100, EveryElementHasAPlaceOfItsOwn) {
+  using Sm100 = DqLayoutSm100;
+  for (int columns : kHeadDims) {
+    std::vector<int> taken(128 * columns);
+    for (int row = 0; row < 128; ++row) {
+      for (int column = 0; column < columns; ++column) {
+        const int offset = Sm100::offset(row, column, columns);
+        ASSERT_TRUE(offset >= 0 && offset < 128 * columns) << row << " " << column;
+        ASSERT_EQ(taken[offset]++, 0) << row << " " << column;
+        ASSERT_EQ(offset / (Sm100::kSliceRows * columns), row / Sm100::kSliceRows)
+            << "a warp's rows are a slice";
+      }
+    }
+  }
+}
+
+/// A warp stages 32 rows of `columns` columns from column `first` on, and what it has staged is
+/// added as it lies.
+TEST(DqLayoutSm100, WhatAWarpStagesLiesTogether) {
+  using Sm100 = DqLayoutSm100;
+  for (int columns : kHeadDims) {
+    const int part = columns == 96 ? 96 : 64;
+    for (int first = 0; first < columns; first += part) {
+      for (int lane = 0; lane < 32; ++lane) {
+        for (int i = 0; i < part; ++i) {
+          const int staged = Sm100::vector_offset(lane, 0) + Sm100::vector_offset(0, i / 4 * 4);
+          ASSERT_EQ(Sm100::offset(lane, first + i, columns),
+                    Sm100::vector_offset(0, first) + staged + i % 4);
+        }
+      }
+    }
+  }
+}
+
+TEST(DqLayoutSm100, AVectorOfAWarpIs512BytesTogether) {
+  for (int lane = 0; lane < 32; ++lane) {
+    EXPECT_EQ(DqLayoutSm100::vector_offset(lane, 8), DqLayoutSm100::vector_offset(0, 8) + 4 * lane);
+  }
+}
+
+TEST(DqLayoutSm100, VectorsHoldWhatTheConstantsSay) {
+  using Sm100 = DqLayoutSm100;
+  static_assert(Sm100::kVectorRows == 1 && Sm100::kVectorColumns == 4);
+  for (int row = 0; row < 128; ++row) {
+    for (int column = 0; column < 96; column += 4) {
+      const int offset = Sm100::offset(row, column, 96);
+      ASSERT_EQ(offset % 4, 0);
+      for (int k = 1; k < 4; ++k) ASSERT_EQ(Sm100::offset(row, column + k, 96), offset + k);
     }
   }
 }

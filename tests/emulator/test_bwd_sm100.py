@@ -1,0 +1,142 @@
+"""The SM100 backward kernels in every schedule of the emulator: the same bits, and right ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import bwd_schedules
+import cases
+import fwd_schedules
+import pytest
+import torch
+from cases import Case
+from fwd_schedules import Call, Options, Packed
+
+from flash_attn4 import flash_attn_func
+
+pytestmark = pytest.mark.cpu_only("switches the emulator on itself")
+
+HD64 = {"head_dim": 64, "head_dim_v": 64}
+HD96 = {"head_dim": 96, "head_dim_v": 96}
+HD128 = {"head_dim": 128, "head_dim_v": 128}
+
+# 1, 2, 3 and many blocks of 128 queries for a tile of keys: every way through the pipeline, and
+# rings that go round. Tiles in one, two and several blocks of threads.
+BLOCKS: list[Call] = [
+    Case(batch=1, seqlen_q=queries, seqlen_k=keys, heads_q=1, heads_k=1, dtype=dtype, **dims)
+    for dims in (HD64, HD96, HD128)
+    for queries, keys, dtype in (
+        (128, 128, "bfloat16"),
+        (256, 200, "float16"),
+        (300, 130, "bfloat16"),
+        (1150, 260, "float16"),
+    )
+]
+MASKS: list[Call] = [
+    Case(batch=1, seqlen_q=300, seqlen_k=420, causal=True, heads_q=4, heads_k=2, **HD128),
+    Case(batch=1, seqlen_q=420, seqlen_k=300, causal=True, heads_q=1, heads_k=1, **HD64),
+    Case(batch=1, seqlen_q=333, seqlen_k=333, causal=True, dtype="float16", heads_q=2, **HD96),
+    Case(batch=1, seqlen_q=500, seqlen_k=500, window=(130, 40), heads_q=2, **HD64),
+    Case(batch=1, seqlen_q=270, seqlen_k=400, window=(90, -1), heads_q=2, **HD96),
+    Case(batch=1, seqlen_q=400, seqlen_k=270, window=(-1, 60), dtype="float16", **HD128),
+]
+FEATURES: list[Call] = [
+    Case(seqlen_q=200, seqlen_k=333, window=(70, 20), softcap=4.0, sink="float32", data="hot"),
+    Case(seqlen_q=260, seqlen_k=130, causal=True, seqused=True, dtype="float16", **HD128),
+    Case(seqlen_q=140, seqlen_k=270, softcap=9.0, causal=True, dtype="float16", **HD96),
+    Case(seqlen_q=150, seqlen_k=150, sink="bfloat16", data="outlier", **HD128),
+    Case(seqlen_q=130, seqlen_k=190, data="one_hot", causal=True, heads_q=2, **HD128),
+]
+# NaN behind what counts; sequences without queries, without keys, without either.
+PACKED: list[Call] = [
+    Packed((70, 260, 1), (200, 300, 129), (170, 257, 128), Case(causal=True, **HD128)),
+    Packed((3, 0, 300), (300, 40, 150), (0, 40, 150), Case(causal=True, heads_q=10)),
+    Packed((129, 64), (127, 333), (127, 321), Case(window=(90, -1), sink="float32", **HD96)),
+    Packed((0, 200, 0, 131), (150, 0, 0, 140), (150, 0, 0, 133), Case(dtype="float16", **HD64)),
+]
+SMALL = [*BLOCKS, *MASKS, *FEATURES, *PACKED]
+SAMPLE = [
+    *(BLOCKS[0], BLOCKS[3], BLOCKS[6], BLOCKS[9], BLOCKS[11]),
+    *(MASKS[0], MASKS[1], MASKS[4], *FEATURES[:3], *PACKED),
+]
+
+SCHEDULES = [
+    Options(),
+    Options(policy="lazy", order="descending"),
+    *map(fwd_schedules.random_schedule, (1, 2)),
+]
+MORE_SCHEDULES = [Options(policy="lazy"), *map(fwd_schedules.random_schedule, range(3, 19))]
+
+
+def whole(request: pytest.FixtureRequest) -> bool:
+    return request.config.getoption("--full")
+
+
+@pytest.mark.parametrize("call", SMALL, ids=str)
+def test_schedules_give_the_same_bits(call: Call, request: pytest.FixtureRequest) -> None:
+    schedules = SCHEDULES
+    if whole(request):
+        schedules = SCHEDULES + MORE_SCHEDULES
+    elif call not in SAMPLE:
+        schedules = SCHEDULES[:1]
+    bwd_schedules.check_schedules("sm100", fwd_schedules.problem(call), schedules)
+
+
+@pytest.mark.parametrize("rounding", fwd_schedules.ROUNDING)
+@pytest.mark.parametrize("call", SAMPLE, ids=str)
+def test_undocumented_rounding_makes_no_difference(
+    call: Call, rounding: str, request: pytest.FixtureRequest
+) -> None:
+    if not whole(request) and call not in SAMPLE[::4]:
+        pytest.skip("only with --full")
+    work = fwd_schedules.problem(call)
+    options = fwd_schedules.ROUNDING[rounding]
+    bwd_schedules.check(work, bwd_schedules.gradients("sm100", work, options, deterministic=False))
+
+
+@pytest.mark.parametrize("case", cases.GROUPED, ids=str)
+def test_groups_of_heads(case: Case) -> None:
+    """1 to 8 query heads for a KV head."""
+    if case.head_dim > 128:
+        case = replace(case, **HD128)
+    if case.dtype == "float32":
+        case = replace(case, dtype="float16")
+    work = fwd_schedules.problem(replace(case, seqlen_q=150))
+    bwd_schedules.check_schedules("sm100", work, [Options(), fwd_schedules.random_schedule(5)])
+
+
+@pytest.mark.parametrize("dims", [HD64, HD96, HD128], ids=str)
+def test_through_lse(dims: dict[str, int]) -> None:
+    work = fwd_schedules.problem(Case(batch=1, seqlen_q=200, seqlen_k=150, causal=True, **dims))
+    result = bwd_schedules.gradients(
+        "sm100", work, Options(), deterministic=False, through_lse=True
+    )
+    bwd_schedules.check(work, result, through_lse=True)
+
+
+@pytest.mark.parametrize("head_dim", [64, 96, 128])
+def test_very_negative_lse(head_dim: int) -> None:
+    """Every score near -200: keys that a tile has beside the last would weigh e^200."""
+    generator = torch.Generator().manual_seed(head_dim)
+
+    def near(value: float, rows: int) -> torch.Tensor:
+        noise = 0.1 * torch.randn(1, rows, 1, head_dim, generator=generator)
+        return (value + noise).bfloat16()
+
+    size = (200 / head_dim**0.5) ** 0.5
+    q, k = near(size, 150), near(-size, 70)
+    v = torch.randn(1, 70, 1, head_dim, generator=generator).bfloat16()
+    dout = torch.randn(1, 150, 1, head_dim, generator=generator).bfloat16()
+
+    def gradients() -> tuple[torch.Tensor, ...]:
+        leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+        out, lse = flash_attn_func(*leaves, return_lse=True)
+        assert lse.max() < -100
+        return torch.autograd.grad(out, leaves, dout)
+
+    expected = gradients()
+    with fwd_schedules.emulator.use("sm100"):
+        result = gradients()
+    for got, want in zip(result, expected, strict=True):
+        assert got.isfinite().all()
+        assert (got - want).float().norm() <= 0.02 * want.float().norm()
