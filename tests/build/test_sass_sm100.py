@@ -1,4 +1,4 @@
-"""The machine code of the forward kernels for SM100: how long a softmax step is, and registers.
+"""The machine code of the kernels for SM100: how long steps of their loops are, and registers.
 
 tools/sass.py reads it; its rules are tested in test_sass.py, spills and stack frames, for which
 there are messages, in test_kernel_list.py.
@@ -22,6 +22,7 @@ import sass  # noqa: E402
 
 GENERATED = ROOT / "build" / f"cmake-{sysconfig.get_config_var('SOABI')}" / "generated"
 FORWARD = [k.name for k in KERNELS if k.op == "fwd" and k.target == "sm100f"]
+BACKWARD = [k.name for k in KERNELS if k.op == "bwd" and k.target == "sm100f"]
 
 WEIGHTS = 128  # of a row, in a block of keys
 # Of an ordinary step without emulated exponentials, and how many more each of those takes: 10 for
@@ -49,8 +50,9 @@ def softmax_loop(name: str) -> dict[str, Any]:
     return found[0]
 
 
-def test_there_are_forward_kernels() -> None:
+def test_there_are_kernels() -> None:
     assert FORWARD
+    assert BACKWARD
 
 
 @pytest.mark.parametrize("name", FORWARD)
@@ -96,3 +98,57 @@ def test_setmaxnreg_asks_for_no_more_than_the_launch_gets(name: str) -> None:
         f"{name}: asks for {asked} registers per lane of {warpgroups} warpgroups, has "
         f"{warpgroups * launched}"
     )
+
+
+# ---- Backward ------------------------------------------------------------------------------------
+
+# Instructions per warp and block of 128 queries: FlashAttention-4's own kernel at head dim 128 has
+# 439, 298 and 100. docs/kernels/bwd_sm100.md has where ours go.
+COMPUTE, MMA, REDUCE = 450, 250, 100
+
+
+def backward_loops(name: str) -> dict[str, dict[str, int]]:
+    """The ordinary way around each loop; of two of a kind the shorter one, because softcap and the
+    deterministic mode have loops of their own."""
+    found: dict[str, dict[str, int]] = {}
+    for loop in loops_of(name):
+        way = loop["ways"]["ordinary"]
+        role = (
+            "mma"
+            if "UTCHMMA" in way
+            else "compute"
+            if "MUFU.EX2" in way
+            else "reduce"
+            if "UBLKRED" in loop["opcodes_all"]
+            else None
+        )
+        if role is not None and (
+            role not in found or sum(way.values()) < sum(found[role].values())
+        ):
+            found[role] = way
+    return found
+
+
+@pytest.mark.parametrize("name", BACKWARD)
+def test_steps_of_a_backward_are_short(name: str) -> None:
+    loops = backward_loops(name)
+    for role, most in (("compute", COMPUTE), ("mma", MMA), ("reduce", REDUCE)):
+        length = sum(loops[role].values())
+        assert length <= most, f"{name}: {role}: {length} instructions: {loops[role]}"
+
+
+@pytest.mark.parametrize("name", BACKWARD)
+def test_a_backward_step_takes_each_score_once(name: str) -> None:
+    """A thread has 64 of a key's scores: two per FFMA2, FMUL2 and word of weights and of dS."""
+    step = backward_loops(name)["compute"]
+    assert step["MUFU.EX2"] == 64
+    assert (step["FFMA2"], step["FMUL2"], step["F2FP"]) == (64, 32, 64)
+    assert (step["LDTM"], step["STTM"], step["STS"]) == (2 + 4, 2 + 4, 8)
+
+
+@pytest.mark.parametrize("name", BACKWARD)
+def test_products_of_a_backward_step(name: str) -> None:
+    """One per 16 of k: S and dP over the head dim, dV and dK over queries, dQ over keys."""
+    head_dim = int(re.search(r"_hd(\d+)_", name)[1])
+    products = backward_loops(name)["mma"]["UTCHMMA"]
+    assert products == 2 * head_dim // 16 + 3 * 128 // 16
