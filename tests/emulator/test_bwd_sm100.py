@@ -8,6 +8,7 @@ import bwd_schedules
 import cases
 import fwd_schedules
 import pytest
+import torch
 from cases import Case
 from fwd_schedules import Call, Options, Packed
 
@@ -125,3 +126,35 @@ def test_very_negative_lse(dims: dict[str, int]) -> None:
         assert work.forward()[1].max() < -100
     result = bwd_schedules.gradients("sm100", work, Options(), deterministic=False)
     bwd_schedules.check(replace(work, rule_b=False), result)
+
+
+@pytest.mark.parametrize("head_dim", [64, 96, 128])
+def test_bytes_are_those_of_the_plan(head_dim: int) -> None:
+    """What docs/kernels/bwd_sm100.md computes with: bytes that products read from shared memory,
+    that copies bring and that are added to dq, and products, per tile of keys and block of queries.
+    """
+    blocks, tiles, heads = 3, 2, 2
+    work = fwd_schedules.problem(
+        Case(
+            batch=1,
+            seqlen_q=128 * blocks,
+            seqlen_k=128 * tiles,
+            heads_q=heads,
+            heads_k=1,
+            head_dim=head_dim,
+            head_dim_v=head_dim,
+        )
+    )
+    x = work.inputs
+    out, lse = work.forward()
+    with fwd_schedules.emulator.use("sm100") as session:
+        torch.ops.fa4.bwd(x.dout, x.q, x.k, x.v, out, lse)
+    steps = tiles * heads * blocks
+    tile = 2 * 128 * head_dim  # bytes of 128 rows
+    found = session.statistics
+    # S and dP read two tiles, dV and dK one, their other operand is in tensor memory; dQ dS and K.
+    assert found["shared_operand_bytes"] == steps * (2 * 2 * tile + 2 * tile + 2 * 128 * 128 + tile)
+    # Q, dO, lse2, delta of each step; K and V once.
+    assert found["global_load_bytes"] == steps * (2 * tile + 2 * 4 * 128) + tiles * 2 * tile
+    assert found["reduce_bytes"] == steps * 4 * 128 * head_dim
+    assert found["fma"] == steps * 5 * 128 * 128 * head_dim
