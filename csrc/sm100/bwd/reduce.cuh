@@ -78,6 +78,7 @@ struct BwdReduce {
     const int tile = b.tile.first_key / Plan::kBlockN;
     wait_counter(additions(acc_block),
                  t.order.descending ? tiles.last - 1 - tile : tile - tiles.first);
+    ptx::fence_proxy_async_global();
   }
   FA4_D void end_addition(int acc_block) {
     if (!sends) return;

@@ -82,4 +82,9 @@ FA4_D void fence_proxy_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+/// What this thread knows to be in global memory is there for its copies after it.
+FA4_D void fence_proxy_async_global() {
+  asm volatile("fence.proxy.async.global;" ::: "memory");
+}
+
 }  // namespace fa4::ptx
