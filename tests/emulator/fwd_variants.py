@@ -1,4 +1,4 @@
-"""SM100 forward kernels with another configuration than the one that is built.
+"""SM100 kernels with another configuration or other headers than those that are built.
 
 The emulator runs them in place of the kernel of that name, through its launch code: see images of
 flash_attn4.emulator.Options. What nvcc makes is kept in build/emulator-kernels by a hash of all
@@ -31,6 +31,8 @@ PLAIN = "FA4_PLAIN_SOFTMAX"
 def source(kernel: str, changes: Sequence[str]) -> str:
     """The kernel's CUDA source with statements that change `config` before it is used."""
     text = kernel_list.instantiate(kernel)
+    if not changes:
+        return text
     config = re.search(r"fa4::sm100::fwd_config\([^)]*\)", text)
     assert config is not None, text
     changed = [
