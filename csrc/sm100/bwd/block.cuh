@@ -67,7 +67,7 @@ struct BwdBlock {
             queries_that_count() / Plan::kBlockM};
   }
 
-  /// Keys behind the last have weights 0 in every block of queries, because their dS meet keys in dq.
+  /// Keys behind the last have weights 0 in every block of queries: their dS meet keys in dq.
   FA4_D bool masks_all() const { return tile.first_key + Plan::kBlockN > tile.k_length; }
 
   template <BwdBar kBar>

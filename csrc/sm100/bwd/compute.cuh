@@ -27,7 +27,7 @@ struct BwdCompute {
   uint32_t step = 0;
   int block;  // of queries, of this step
 
-  // Blocks [plain, plain + plain_count) need neither masks nor cleaning: one comparison in registers.
+  // Blocks [plain, plain + plain_count) need no mask and no cleaning: one comparison in registers.
   int plain;
   uint32_t plain_count;
 
@@ -134,8 +134,8 @@ struct BwdCompute {
     p[3] = ptx::ex2(high.y);
   }
 
-  /// Weights to tensor memory, rounded, over the scores. With softcap s stays the tanh of the scores,
-  /// which is needed once more.
+  /// Weights to tensor memory, rounded, over the scores. With softcap s stays the tanh of the
+  /// scores, which is needed once more.
   template <bool kCapped>
   FA4_D void weigh() {
     const uint32_t lse2 = b.lse2(q_stage(step)) + 4 * kN * group;

@@ -6,8 +6,8 @@
 //
 // One block per tile of 128 keys. It passes all blocks of 128 queries that see a key of the tile,
 // head after head where heads share their keys. Scores are transposed, a lane of tensor memory per
-// key, so that P and dS are operands of the products for dv and dk where they lie; dv and dk stay in
-// tensor memory. docs/kernels/bwd_sm100.md has the timeline, the arithmetic and what was tried.
+// key, so that P and dS are operands of the products for dv and dk where they lie; dv and dk stay
+// in tensor memory. docs/kernels/bwd_sm100.md has the timeline, the arithmetic and what was tried.
 #pragma once
 
 #include "csrc/sm100/bwd/block.cuh"
@@ -48,13 +48,13 @@ FA4_D void bwd_body(const BwdArgs& args) {
   }
   // What comes before touches no memory of others. Every role reads or writes some from here on.
   ptx::griddepcontrol_wait();
-  // Blocks of the next kernel need little and wait for the end of this grid: they may come any time.
+  // Blocks of the next kernel need little and wait for this grid's end: they may come any time.
   ptx::griddepcontrol_launch_dependents();
   if (threadIdx.x == 0) tile = key_tile(args.tiling, blockIdx.x);
   __syncthreads();
 
-  // Votes: the compiler then knows that whole warps leave, and that one thread of a whole warp issues
-  // products below.
+  // Votes: the compiler then knows that whole warps leave, and that one thread of a whole warp
+  // issues products below.
   if (__any_sync(kAllLanes, tile.idle())) return;
   if (__any_sync(kAllLanes, tile.blocks.size() == 0)) return store_no_gradients(block);
 

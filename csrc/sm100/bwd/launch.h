@@ -9,8 +9,8 @@ namespace fa4::sm100 {
 /// What bwd_workspace_bytes tells of a call that has passed its checks.
 Status bwd_workspace_bytes(const KernelRow& kernel, const BwdParams& params, int64_t* bytes);
 
-/// Runs `kernel`, and what belongs around it, on a call that has passed its checks. q, k, v and dout
-/// have to be readable, see gpu::readable.
+/// Runs `kernel`, and what belongs around it, on a call that has passed its checks. q, k, v and
+/// dout have to be readable, see gpu::readable.
 Status launch_bwd(const KernelRow& kernel, const BwdParams& params, const Context& context);
 
 }  // namespace fa4::sm100

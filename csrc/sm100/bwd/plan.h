@@ -30,7 +30,13 @@ FA4_HD constexpr BwdConfig bwd_config(DType dtype, int head_dim) {
 }
 
 // ---- Roles -------------------------------------------------------------------------------------
-enum BwdRole : uint32_t { kBwdReduce = 1, kBwdCompute = 2, kBwdMma = 4, kBwdLoad = 8 };
+enum BwdRole : uint32_t {
+  kBwdReduce = 1,
+  kBwdCompute = 2,
+  kBwdMma = 4,
+  kBwdLoad = 8,
+  kBwdReaders = kBwdMma | kBwdCompute  // of queries and dout
+};
 
 // ---- Barriers: one row is one ring of mbarriers ------------------------------------------------
 enum BwdBar : int {
@@ -154,10 +160,10 @@ struct BwdPlan {
   // clang-format off
   static constexpr BarrierTable<kBwdNumBars> kBarriers{{
       // name          stages       arrivals       signals      done               waits
-      {"q_full",       kQStages,    1,             kBwdLoad,    Done::kTmaBytes,   kBwdMma | kBwdCompute},
+      {"q_full",       kQStages,    1,             kBwdLoad,    Done::kTmaBytes,   kBwdReaders},
       {"q_empty",      kQStages,    1,             kBwdMma,     Done::kMmaCommit,  kBwdLoad},
       {"q_clean",      1,           kComputeWarps, kBwdCompute, Done::kThreads,    kBwdMma},
-      {"dout_full",    kDoutStages, 1,             kBwdLoad,    Done::kTmaBytes,   kBwdMma | kBwdCompute},
+      {"dout_full",    kDoutStages, 1,             kBwdLoad,    Done::kTmaBytes,   kBwdReaders},
       {"dout_empty",   kDoutStages, 1,             kBwdMma,     Done::kMmaCommit,  kBwdLoad},
       {"dout_clean",   1,           kComputeWarps, kBwdCompute, Done::kThreads,    kBwdMma},
       {"s_full",       1,           1,             kBwdMma,     Done::kMmaCommit,  kBwdCompute},
@@ -174,10 +180,10 @@ struct BwdPlan {
   // Waits we do without, and why that is safe:
   //   s, p empty     S of step i + 1 is issued behind dV of step i by the same thread, after p_full
   //                  of step i, so S(i) was read and P(i) stored. dV(i) still reads P(i) where
-  //                  S(i + 1) comes to lie: we rely on products taking effect in issue order, as the
-  //                  forward does (csrc/sm100/fwd/plan.h).
-  //   dp, ds empty   likewise dP(i + 1), and dQ(i) where it lies over dS(i), behind dK(i), which was
-  //                  issued after ds_full of step i.
+  //                  S(i + 1) comes to lie: we rely on products taking effect in issue order, as
+  //                  the forward does (csrc/sm100/fwd/plan.h).
+  //   dp, ds empty   likewise dP(i + 1), and dQ(i) where it lies over dS(i), behind dK(i), which
+  //                  was issued after ds_full of step i.
   //   ds in shared   dQ(i - 1), which reads it, was issued before dP(i): the commit to dp_full of
   //   memory, empty  step i covers it, and dS(i) is written after a wait for that.
   //   lse2, delta    both were read before ds_full of their step; q_empty is a commit behind it.

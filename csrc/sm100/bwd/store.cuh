@@ -51,8 +51,8 @@ FA4_D void stage_rows(const BwdBlock<kConfig>& b, uint32_t from, float scale, ui
   }
 }
 
-/// The same rows and columns from shared to global memory, 16 bytes per lane. Rows that do not count
-/// are 0. By a whole warp, which has staged them.
+/// The same rows and columns from shared to global memory, 16 bytes per lane. Rows that do not
+/// count are 0. By a whole warp, which has staged them.
 template <BwdConfig kConfig>
 FA4_D void store_rows(const BwdBlock<kConfig>& b, const GradientRows& to, uint32_t offset,
                       int first_row, int first_column) {
