@@ -1,6 +1,7 @@
 # make demo        trains a small GPT on this machine, from a bare clone
 # make test        builds everything and runs a sample of the test matrices
 # make test-full   the whole matrices
+# make sanitize    C++ tests and wrong PTX under sanitizers of addresses, behaviour and threads
 # make test-blackwell   on a B200 or B300: builds, runs the tests there, writes a report
 # make lint        formatting and types, as pre-commit runs them
 # make check-aarch64   compiles the op library for 64-bit Arm (needs a cross compiler)
@@ -12,7 +13,7 @@ CTEST = PATH="$(CURDIR)/$(BIN):$$PATH" ctest --test-dir build/cmake-$$($(BIN)/py
 # What GPU kernels serve, through the launch code and the kernels that a GPU would get.
 ON_EMULATED_GPU = tests/ops tests/gpu/test_fwd_lengths.py
 
-.PHONY: build demo test test-full test-blackwell lint check-aarch64 clean
+.PHONY: build demo test test-full sanitize test-blackwell lint check-aarch64 clean
 
 build:
 	@$(PYTHON) tools/bootstrap.py
@@ -33,6 +34,17 @@ test-full:
 	$(BIN)/python -m pytest --full
 	$(BIN)/python -m pytest -q --full --device sm90-emulated $(ON_EMULATED_GPU)
 	$(BIN)/python -m pytest -q --full --device sm100-emulated $(ON_EMULATED_GPU)
+
+sanitize: build
+	for kind in address thread; do \
+		export PATH="$(CURDIR)/$(BIN):$$PATH"; tree=build/sanitize-$$kind; \
+		cmake -S . -B $$tree -G Ninja -DFA4_SANITIZE=$$kind -DFA4_TESTS=ON \
+			-DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python && cmake --build $$tree && \
+		ctest --test-dir $$tree --output-on-failure || exit 1; \
+	done
+	FA4_FUZZ_EXTENSION=$$(echo build/sanitize-address/_C.*.so) ASAN_OPTIONS=detect_leaks=0 \
+	FA4_FUZZ_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+		$(BIN)/python tests/emulator/ptx_fuzz.py --seconds 120
 
 # The tests run on the first GPU.
 test-blackwell:

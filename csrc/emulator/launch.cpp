@@ -40,7 +40,9 @@ KernelInfo describe(const ptx::Module& module, const ptx::Kernel& kernel, const 
 }
 
 Status check_extents(const Launch& launch, const KernelInfo& kernel) {
-  const uint64_t threads = launch.block.count();
+  // Extents below 2^16, so that their products do not wrap.
+  const auto small = [](const Extent& e) { return std::max({e.x, e.y, e.z}) < 1u << 16; };
+  const uint64_t threads = small(launch.block) ? launch.block.count() : kMaxThreads + 1;
   if (launch.grid.count() == 0) {
     return Status::invalid_value("grid: must have at least one block, got " +
                                  extent_text(launch.grid));
@@ -64,7 +66,7 @@ Status check_extents(const Launch& launch, const KernelInfo& kernel) {
                                  extent_text(launch.block));
   }
   const Extent& c = launch.cluster;
-  if (c.count() == 0 || c.count() > kMaxCluster || launch.grid.x % c.x != 0 ||
+  if (!small(c) || c.count() == 0 || c.count() > kMaxCluster || launch.grid.x % c.x != 0 ||
       launch.grid.y % c.y != 0 || launch.grid.z % c.z != 0) {
     return Status::invalid_value("cluster: must have 1 to 16 blocks and divide the grid " +
                                  extent_text(launch.grid) + ", got " + extent_text(c));
@@ -137,7 +139,7 @@ Status Module::load(std::string_view text, std::string_view file, std::unique_pt
     try {
       lowering.run();
     } catch (const Unmodelled& problem) {
-      const uint32_t line = lowering.instruction().place.line;
+      const uint32_t line = lowering.line();
       return Status::unsupported(std::string(file) + ":" + std::to_string(line) + ": " +
                                  problem.what() + ": " + std::string(content.module.line(line)));
     }

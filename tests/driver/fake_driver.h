@@ -138,8 +138,10 @@ inline Table make_fake_table() {
                           l2,
                           fill,
                           state.current});
+    // By bytes: the type asks for 128-byte alignment, the function for 64.
+    const uint64_t number = state.maps.size();
     std::memset(map, 0, sizeof *map);
-    map->opaque[0] = state.maps.size();
+    std::memcpy(map, &number, sizeof number);
     return state.map_result;
   };
   t.cuLaunchKernelEx = [](const CUlaunchConfig* config, CUfunction, void** params, void**) {

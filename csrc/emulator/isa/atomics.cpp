@@ -156,11 +156,27 @@ void lower_atomic(Lowering& l) {
   if (bytes > 8 || bytes < 2 || (floating && atomic != Atomic::kAdd)) l.unmodelled();
   Draft& draft = l.emit(
       run_atomic, access_space(l) == AccessSpace::kShared ? OpClass::kShared : OpClass::kGlobal);
-  size_t next = 0;
-  if (returns) l.writes_list(draft, l.operand(next++), bytes);
+  const size_t each = (l.has("v8")   ? 8
+                       : l.has("v4") ? 4
+                       : l.has("v2") ? 2
+                                     : 1) *
+                      static_cast<size_t>(bytes == 8 ? 2 : 1);
+  size_t next = 0, registers = 0;
+  const auto check = [&] {  // each list is as long as the others
+    registers += each;
+    if (draft.list.size() != registers) l.unmodelled("the number of registers");
+  };
+  if (returns) {
+    l.writes_list(draft, l.operand(next++), bytes);
+    check();
+  }
   l.address(draft, l.operand(next++));
   l.reads_list(draft, l.operand(next++), bytes);
-  if (atomic == Atomic::kCas) l.reads_list(draft, l.operand(next), bytes);
+  check();
+  if (atomic == Atomic::kCas) {
+    l.reads_list(draft, l.operand(next), bytes);
+    check();
+  }
   draft.op.width = static_cast<uint8_t>(bytes);
   draft.op.space = static_cast<uint8_t>(access_space(l));
   draft.op.mode = static_cast<uint8_t>(atomic);

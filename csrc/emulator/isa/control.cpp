@@ -1,8 +1,11 @@
 // Branches, exits, calls, traps, and instructions without effect on values.
+#include <algorithm>
+#include <bit>
 #include <cstdio>
 #include <cstring>
 
 #include "csrc/emulator/check/checker.h"
+#include "csrc/emulator/isa/access.h"
 #include "csrc/emulator/isa/families.h"
 #include "csrc/emulator/isa/lanes.h"
 #include "csrc/emulator/machine/grid.h"
@@ -68,57 +71,90 @@ void run_clock(Warp& w, const Op& op) {
 
 // ---- Calls of printf and assert ------------------------------------------------------------------------
 
-/// Argument `index` of the call in lane `lane`: call parameters lie in local memory.
-uint64_t call_argument(const Warp& w, const Op& op, uint32_t index, uint32_t lane) {
-  const PlaneRef ref = w.code->lists[op.list + index];
-  const uint32_t offset = w.source(ref)[lane];
-  uint64_t value = 0;
-  std::memcpy(&value, w.local.data() + size_t{lane} * w.code->local_bytes + offset, 8);
+template <class Value>
+Value value_at(Warp& w, AccessSpace space, uint64_t address, uint32_t lane) {
+  Value value = 0;
+  std::memcpy(&value, resolve(w, space, address, sizeof value, lane), sizeof value);
   return value;
 }
 
-const char* host_text(Warp& w, uint64_t address) {
-  AddressRange range;
-  w.cta->cluster->grid->memory.check(address, 1, &range);
-  return reinterpret_cast<const char*>(address);
+/// Argument `index` of the call in lane `lane`: call parameters lie in local memory.
+uint64_t call_argument(Warp& w, const Op& op, uint32_t index, uint32_t lane) {
+  const PlaneRef ref = w.code->lists[op.list + index];
+  return value_at<uint64_t>(w, AccessSpace::kLocal, w.source(ref)[lane], lane);
 }
 
-/// Bytes that printf was given, in local memory or wherever the generic address says.
-const uint8_t* generic_bytes(Warp& w, uint64_t address, uint32_t lane) {
-  if ((address & kWindowMask) == kLocalWindow) {
-    return w.local.data() + size_t{lane} * w.code->local_bytes + static_cast<uint32_t>(address);
+/// The text up to its zero, all of it in memory that the kernel may touch.
+std::string host_text(Warp& w, uint64_t address) {
+  constexpr size_t kLongest = 1 << 16;
+  AddressRange range;
+  std::string text;
+  for (; text.size() < kLongest; ++address) {
+    w.cta->cluster->grid->memory.check(address, 1, &range);
+    const char c = *reinterpret_cast<const char*>(address);
+    if (c == '\0') break;
+    text += c;
   }
-  return reinterpret_cast<const uint8_t*>(host_text(w, address));
+  return text;
+}
+
+/// Where the values of printf lie, in local memory or wherever the generic address says.
+struct Arguments {
+  uint64_t address;
+  uint32_t lane;
+  template <class Value>
+  Value take(Warp& w) {
+    address = (address + sizeof(Value) - 1) / sizeof(Value) * sizeof(Value);
+    const auto value = value_at<Value>(w, AccessSpace::kGeneric, address, lane);
+    address += sizeof value;
+    return value;
+  }
+};
+
+/// Whether flags, width, precision and size are what they may be: no '*', which takes an argument,
+/// and no numbers so large that the host is busy writing blanks.
+bool is_conversion(const std::string& spec) {
+  constexpr int kMostDigits = 3;
+  int digits = 0;
+  for (const char c : spec) {
+    digits = c >= '0' && c <= '9' ? digits + 1 : 0;
+    if (digits > kMostDigits) return false;
+  }
+  return spec.find_first_not_of("-+ #0123456789.hljztL", 1) == spec.size() - 1;
 }
 
 /// One conversion of a format: from '%' to its letter.
-std::string formatted(Warp& w, const std::string& spec, const uint8_t** arguments) {
+std::string formatted(Warp& w, const std::string& spec, Arguments* arguments) {
+  if (!is_conversion(spec)) throw Fault("printf: no model of the conversion " + spec);
   char text[512] = {};
   const char kind = spec.back();
   const bool wide =
-      std::strpbrk("diuxXocp", &kind) != nullptr && spec.find('l') != std::string::npos;
-  const auto take = [&](auto value) {
-    const auto misaligned = reinterpret_cast<uintptr_t>(*arguments) % sizeof value;
-    if (misaligned != 0) *arguments += sizeof value - misaligned;
-    std::memcpy(&value, *arguments, sizeof value);
-    *arguments += sizeof value;
-    return value;
+      std::strchr("diuxXoc", kind) != nullptr && spec.find_first_of("ljzt") != std::string::npos;
+  // What follows the flags is the size that the host's printf gets.
+  const std::string flags = spec.substr(0, spec.find_first_of("hljztL", 1));
+  const auto print = [&](const char* size, auto value) {
+    const size_t digits = std::min(flags.size(), spec.size() - 1);
+    const std::string host = flags.substr(0, digits) + size + kind;
+    std::snprintf(text, sizeof text, host.c_str(), value);
   };
   if (kind == 's') {
-    std::snprintf(text, sizeof text, spec.c_str(), host_text(w, take(uint64_t{})));
+    print("", host_text(w, arguments->take<uint64_t>(w)).c_str());
   } else if (std::strchr("fFeEgGaA", kind) != nullptr) {
-    std::snprintf(text, sizeof text, spec.c_str(), take(double{}));
-  } else if (wide || kind == 'p') {
-    std::snprintf(text, sizeof text, spec.c_str(), take(uint64_t{}));
+    print("", std::bit_cast<double>(arguments->take<uint64_t>(w)));
+  } else if (kind == 'p') {
+    print("", reinterpret_cast<const void*>(arguments->take<uint64_t>(w)));
+  } else if (wide && kind != 'c') {
+    print("ll", static_cast<unsigned long long>(arguments->take<uint64_t>(w)));
   } else {
-    std::snprintf(text, sizeof text, spec.c_str(), take(uint32_t{}));
+    print("", wide ? static_cast<uint32_t>(arguments->take<uint64_t>(w))
+                   : arguments->take<uint32_t>(w));
   }
   return text;
 }
 
 void print(Warp& w, uint64_t format_address, uint64_t list_address, uint32_t lane) {
   const std::string format = host_text(w, format_address);
-  const uint8_t* arguments = list_address == 0 ? nullptr : generic_bytes(w, list_address, lane);
+  Arguments arguments{list_address, lane};
   std::string text;
   for (size_t i = 0; i < format.size(); ++i) {
     if (format[i] != '%') {
@@ -130,7 +166,7 @@ void print(Warp& w, uint64_t format_address, uint64_t list_address, uint32_t lan
       continue;
     }
     const size_t end = format.find_first_of("diouxXcsfFeEgGaAp", i + 1);
-    if (end == std::string::npos || arguments == nullptr) break;
+    if (end == std::string::npos || list_address == 0) break;
     text += formatted(w, format.substr(i, end - i + 1), &arguments);
     i = end;
   }
@@ -187,7 +223,11 @@ void lower_call(Lowering& l) {
   if (handler == nullptr) l.unmodelled("a call of " + name);
   Draft& draft = l.emit(handler, OpClass::kOther);
   // Arguments are symbols of call parameters: their places in local memory.
-  for (const ptx::Operand& argument : l.operand(target + 1).parts) l.reads_list(draft, argument, 4);
+  for (const ptx::Operand& argument : l.operand(target + 1).parts) {
+    if (argument.kind != ptx::Operand::kSymbol) l.unmodelled("an argument that is no parameter");
+    l.reads_list(draft, argument, 4);
+  }
+  if (draft.list.size() < (handler == run_assert ? 3u : 2u)) l.unmodelled("too few arguments");
 }
 
 /// fence.proxy.async has effects for the checker alone, unless it is for global memory only.

@@ -65,12 +65,19 @@ void lower_vector_move(Lowering& l, const Operand& to, const Operand& from, int 
   const Operand& vector = to.kind == Operand::kVector ? to : from;
   const int part_bytes =
       vector.kind == Operand::kVector ? bytes / static_cast<int>(vector.parts.size()) : bytes;
+  if (vector.kind == Operand::kVector &&
+      part_bytes * static_cast<int>(vector.parts.size()) != bytes) {
+    l.unmodelled("the number of registers");
+  }
   if (part_bytes >= 4) {
     Draft& draft = l.emit(move_planes, OpClass::kMove);
     l.writes_list(draft, to, to.kind == Operand::kVector ? part_bytes : bytes);
+    const size_t written = draft.list.size();
     l.reads_list(draft, from, from.kind == Operand::kVector ? part_bytes : bytes);
+    if (draft.list.size() != 2 * written) l.unmodelled("the number of registers");
     return;
   }
+  if (bytes > 8) l.unmodelled("parts of 8 or 16 bits of more than 64");
   Draft& draft =
       l.emit(from.kind == Operand::kVector ? pack_narrow : unpack_narrow, OpClass::kMove);
   draft.op.width = static_cast<uint8_t>(part_bytes);
@@ -90,7 +97,7 @@ void lower_mov(Lowering& l) {
   if (type == Type::kPred) return lower_pred_logic(l);
   const Operand &to = l.operand(0), &from = l.operand(1);
   if (from.kind == Operand::kSpecial && !special_is_fixed(from.special)) return lower_clock(l);
-  const int bytes = ptx::type_bytes(type);
+  const int bytes = l.last_type_bytes();
   if (to.kind == Operand::kVector || from.kind == Operand::kVector || bytes > 8) {
     return lower_vector_move(l, to, from, bytes);
   }
@@ -331,6 +338,9 @@ void lower_cvt(Lowering& l) {
   c.saturate = l.has("sat");
   c.relu = l.has("relu");
   c.finite = l.has("satfinite");
+  for (const Type type : {c.to, c.from}) {
+    if (ptx::type_bytes(type) == 0 || type == Type::kB128 || type == Type::kF32x2) l.unmodelled();
+  }
   if (is_integer(c.to) && is_integer(c.from) && !c.saturate)
     return lower_integer_cast(l, c.to, c.from);
   const int to_bytes = ptx::type_bytes(c.to), from_bytes = ptx::type_bytes(c.from);

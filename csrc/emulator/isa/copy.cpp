@@ -471,9 +471,11 @@ int tensor_rank(const Lowering& l) {
 }
 
 /// [map, {coordinates}] into place kB and the list.
-void reads_map(Lowering& l, Draft& draft, const Operand& operand) {
+void reads_map(Lowering& l, Draft& draft, const Operand& operand, int rank) {
   if (operand.kind != Operand::kAddress || operand.parts.size() != 2)
     l.unmodelled("a tensor address is expected");
+  if (static_cast<int>(operand.parts[1].parts.size()) != rank)
+    l.unmodelled("the number of coordinates");
   if (operand.value != 0) l.unmodelled("an offset to the tensor map");
   l.reads(draft, kB, operand.parts[0], 8);
   l.reads_list(draft, operand.parts[1], 4);
@@ -496,11 +498,11 @@ void lower_tensor(Lowering& l, BulkForm form) {
   const bool stores = l.operand(0).parts.size() == 2;
   Draft& draft = l.emit(stores ? run_tensor_store : run_tensor_load, OpClass::kCopy);
   if (stores) {
-    reads_map(l, draft, l.operand(0));
+    reads_map(l, draft, l.operand(0), form.rank);
     l.address(draft, l.operand(1));
   } else {
     l.address(draft, l.operand(0));
-    reads_map(l, draft, l.operand(1));
+    reads_map(l, draft, l.operand(1), form.rank);
     reads_further_address(l, draft, l.operand(2), kC);
     form.multicast = l.has("multicast::cluster");
     form.pair = l.has("cta_group::2");
@@ -558,6 +560,7 @@ void lower_store_async(Lowering& l) {
   if (form.reduces) {
     if (!reduction_of(l, &form.op)) l.unmodelled();
     form.type = element_type(l);
+    if (!reduction_defined(form.type, form.op)) l.unmodelled("this reduction of this type");
   }
   const int bytes = ptx::type_bytes(l.last_type());
   if (bytes < 4) l.unmodelled();

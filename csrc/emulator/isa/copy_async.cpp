@@ -232,7 +232,9 @@ void lower_cp_async(Lowering& l) {
     l.address(draft, l.operand(1), kB);
     draft.op.offset_b = static_cast<int32_t>(draft.op.imm);
     l.address(draft, l.operand(0));
-    draft.op.width = static_cast<uint8_t>(l.immediate(l.operand(2)));
+    const int64_t bytes = l.immediate(l.operand(2));
+    if (bytes != 4 && bytes != 8 && bytes != 16) l.unmodelled("other sizes than 4, 8 and 16");
+    draft.op.width = static_cast<uint8_t>(bytes);
     const bool fourth = l.operand_count() > 3;
     if (fourth && l.is_pred(l.operand(3))) l.reads_pred(draft, l.operand(3));
     // A 64-bit fourth operand is a cache policy.
@@ -253,6 +255,7 @@ void lower_cluster_launch(Lowering& l) {
   }
   Draft& draft = l.emit(run_query_cancel, OpClass::kOther);
   l.reads_list(draft, l.operand(1), 16);
+  if (draft.list.size() != 4) l.unmodelled("an answer of other than 16 bytes");
   if (l.part(2) == "is_canceled") {
     draft.op.mode = 1;
     l.writes_pred(draft, 0, l.operand(0));

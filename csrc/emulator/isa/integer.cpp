@@ -313,6 +313,7 @@ void lower_add(Lowering& l) {
 void lower_carry(Lowering& l) {
   const Type type = l.last_type();
   const std::string_view name = l.part(0);
+  if (ptx::type_bytes(type) != 4 && ptx::type_bytes(type) != 8) l.unmodelled();
   Draft& draft = emit_lanes(l, OpClass::kInteger, add_with_carry, all(type));
   draft.op.width = static_cast<uint8_t>(ptx::type_bytes(type));
   draft.op.mode = static_cast<uint8_t>((name.substr(0, 3) == "sub" ? 1 : 0) |
@@ -459,6 +460,7 @@ void field_insert(Warp& w, const Op& op) {
 
 void lower_field_insert(Lowering& l, Type type) {
   const int bytes = ptx::type_bytes(type);
+  if (bytes != 4 && bytes != 8) l.unmodelled();
   Draft& draft = l.emit(field_insert, OpClass::kInteger);
   draft.op.width = static_cast<uint8_t>(bytes);
   l.writes(draft, kD, l.operand(0), bytes);

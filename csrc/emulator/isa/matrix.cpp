@@ -127,12 +127,19 @@ void run_mma_sync(Warp& w, const Op& op) {
   w.cta->cluster->statistics.fma += 16 * 8 * 16;
 }
 
+/// Refuses another number of registers than .x1, .x2, .x4 name.
+void check_matrices(const Lowering& l, const Draft& draft) {
+  const size_t count = l.has("x4") ? 4 : l.has("x2") ? 2 : 1;
+  if (draft.list.size() != count) l.unmodelled("the number of registers");
+}
+
 }  // namespace
 
 void lower_ldmatrix(Lowering& l) {
   Draft& draft = l.emit(run_ldmatrix, OpClass::kShared);
   draft.op.mode = l.has("trans");
   l.writes_list(draft, l.operand(0), 4);
+  check_matrices(l, draft);
   l.address(draft, l.operand(1));
   draft.op.space = static_cast<uint8_t>(access_space(l));
 }
@@ -142,6 +149,7 @@ void lower_stmatrix(Lowering& l) {
   draft.op.mode = l.has("trans");
   l.address(draft, l.operand(0));
   l.reads_list(draft, l.operand(1), 4);
+  check_matrices(l, draft);
   draft.op.space = static_cast<uint8_t>(access_space(l));
 }
 
@@ -160,6 +168,7 @@ void lower_mma(Lowering& l) {
   Draft& draft = l.emit(run_mma_sync, OpClass::kMma);
   draft.op.mode = bf16;
   l.writes_list(draft, l.operand(0), 4);
+  if (draft.list.size() != 4) l.unmodelled("the number of registers");
   for (size_t k = 1; k < 4; ++k) l.reads_list(draft, l.operand(k), 4);
   if (draft.list.size() != 14) l.unmodelled("the number of registers");
 }

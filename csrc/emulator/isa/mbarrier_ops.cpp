@@ -61,7 +61,7 @@ void run_arrive(Warp& w, const Op& op) {
     const uint32_t b = w.source(op.r[kB])[l];
     if (checker != nullptr) checker->mbarrier_arrive(w, op, cta, offset, arrival_kind(op));
     if ((op.mode & kNoArrival) != 0) {
-      const auto bytes = static_cast<int32_t>(b);
+      const int64_t bytes = static_cast<int32_t>(b);
       return mbarrier_expect(cta, offset, (op.mode & kCompletes) != 0 ? -bytes : bytes);
     }
     const bool expects = (op.mode & kExpectTx) != 0;

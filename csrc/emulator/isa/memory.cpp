@@ -80,9 +80,19 @@ OpClass class_of(AccessSpace space) {
                                                                         : OpClass::kGlobal;
 }
 
+constexpr int kMostBytes = 32;  // that a load or store moves per lane
+
 /// Elements of .v2, .v4, .v8.
 int vector_count(const Lowering& l) {
   return l.has("v8") ? 8 : l.has("v4") ? 4 : l.has("v2") ? 2 : 1;
+}
+
+/// Refuses an access whose registers are not those that its opcode names.
+void check_registers(const Lowering& l, const Draft& draft, int bytes) {
+  const int count = vector_count(l);
+  if (count * std::max(1, bytes / 4) != static_cast<int>(draft.list.size()))
+    l.unmodelled("the number of registers");
+  if (count * bytes > kMostBytes) l.unmodelled("more than 32 bytes");
 }
 
 [[noreturn]] void uninitialized(uint64_t address) {
@@ -172,7 +182,7 @@ void run_store(Warp& w, const Op& op) {
   const PlaneRef* const list = w.code->lists.data() + op.list;
   if (auto* const checker = w.cta->cluster->checker.get())
     checker->access(w, op, w.exec, static_cast<uint32_t>(bytes), true);
-  uint8_t values[64];
+  uint8_t values[kMostBytes];
   bool changed = false;
   for (uint32_t lanes = w.exec; lanes != 0; lanes &= lanes - 1) {
     const auto l = static_cast<uint32_t>(__builtin_ctz(lanes));
@@ -192,7 +202,7 @@ void run_store(Warp& w, const Op& op) {
 void lower_load(Lowering& l) {
   if (l.has("async")) l.unmodelled();
   const Type type = l.last_type();
-  const int bytes = ptx::type_bytes(type);
+  const int bytes = l.last_type_bytes();
   const AccessSpace space = access_space(l);
   const Operand& to = l.operand(0);
   // Call parameters (results) lie in local memory; kernel parameters in the parameter block.
@@ -210,8 +220,7 @@ void lower_load(Lowering& l) {
   l.writes_list(draft, to, bytes);
   draft.op.width = static_cast<uint8_t>(bytes);
   draft.op.mode = is_signed(type) ? static_cast<uint8_t>(bytes) : 0;
-  if (vector_count(l) * std::max(1, bytes / 4) != static_cast<int>(draft.list.size()))
-    l.unmodelled("the number of registers");
+  check_registers(l, draft, bytes);
   if (bytes <= 4 && register_bytes == 8) {  // a narrow element widened to 64 bits
     if (to.kind == Operand::kVector) l.unmodelled("widening of vectors");
     l.writes(draft, kD, to, 8);
@@ -219,7 +228,8 @@ void lower_load(Lowering& l) {
     draft.op.extra = 1;
   }
   if (kernel_param) {
-    draft.op.imm = static_cast<int64_t>(l.symbol_param_offset(l.operand(1)));
+    const auto moved = static_cast<uint64_t>(bytes * vector_count(l));
+    draft.op.imm = static_cast<int64_t>(l.symbol_param_offset(l.operand(1), moved));
     return;
   }
   l.address(draft, l.operand(1));
@@ -230,10 +240,11 @@ void lower_load(Lowering& l) {
 
 void lower_store(Lowering& l) {
   if (l.has("async")) return lower_store_async(l);
-  const int bytes = ptx::type_bytes(l.last_type());
+  const int bytes = l.last_type_bytes();
   const AccessSpace space = access_space(l);
   Draft& draft = l.emit(run_store, class_of(space));
   l.reads_list(draft, l.operand(1), bytes);
+  check_registers(l, draft, bytes);
   draft.op.width = static_cast<uint8_t>(bytes);
   l.address(draft, l.operand(0));
   draft.op.space = static_cast<uint8_t>(space == AccessSpace::kParam ? AccessSpace::kLocal : space);

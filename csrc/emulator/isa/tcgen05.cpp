@@ -358,6 +358,18 @@ Shape shape_of(const Lowering& l) {
   l.unmodelled("the shape");
 }
 
+/// How many registers .xN moves.
+size_t register_count(const Lowering& l, Shape shape) {
+  constexpr std::pair<std::string_view, size_t> kTimes[] = {{"x1", 1},   {"x2", 2},    {"x4", 4},
+                                                            {"x8", 8},   {"x16", 16},  {"x32", 32},
+                                                            {"x64", 64}, {"x128", 128}};
+  const size_t each = shape == Shape::k16x256b ? 4 : shape == Shape::k16x128b ? 2 : 1;
+  for (const auto& [name, times] : kTimes) {
+    if (l.has(name)) return each * times;
+  }
+  l.unmodelled("without .x1 to .x128");
+}
+
 void lower_access(Lowering& l, bool load) {
   l.only({"ld", "st", "sync", "aligned", "32x32b", "16x64b", "16x128b", "16x256b", "16x32bx2", "x1",
           "x2", "x4", "x8", "x16", "x32", "x64", "x128", "b32"});
@@ -372,9 +384,13 @@ void lower_access(Lowering& l, bool load) {
     l.reads_list(draft, l.operand(values), 4);
   }
   l.address(draft, l.operand(address));
-  if (shape == Shape::k16x32bx2)
-    draft.op.extra = static_cast<uint32_t>(l.immediate(l.operand(address + 1)));
-  if (draft.list.size() > kMostRegisters) l.unmodelled("more than 128 registers");
+  if (shape == Shape::k16x32bx2) {
+    const int64_t split = l.immediate(l.operand(address + 1));
+    if (split < 0 || split > TensorMemory::kColumns) l.unmodelled("this distance of the halves");
+    draft.op.extra = static_cast<uint32_t>(split);
+  }
+  if (draft.list.size() > kMostRegisters || draft.list.size() != register_count(l, shape))
+    l.unmodelled("the number of registers");
 }
 
 }  // namespace

@@ -50,6 +50,18 @@ void check_shape(const Instruction& i, int group) {
               " for .cta_group::" + std::to_string(group));
 }
 
+/// Rows that a CTA holds of A or D, in tensor memory at this address.
+void check_place(uint32_t address, uint32_t lanes, uint32_t columns) {
+  const uint32_t lane = address >> 16, column = address & 0xffff;
+  if (lane % 16 == 0 && lane + lanes <= TensorMemory::kLanes &&
+      column + columns <= TensorMemory::kColumns) {
+    return;
+  }
+  throw Fault("tcgen05.mma: " + std::to_string(lanes) + " lanes and " + std::to_string(columns) +
+              " columns from lane " + std::to_string(lane) + ", column " + std::to_string(column) +
+              " do not lie in tensor memory");
+}
+
 /// One k-step: where its operands lie.
 struct Step {
   bool a_in_tmem = false;
@@ -76,6 +88,15 @@ class Mma : public Operation {
         std::any_of(lanes.begin(), lanes.end(), [](uint32_t word) { return word != 0; });
   }
   std::string name() const override { return "tcgen05.mma"; }
+
+  void check_places() const {
+    const bool halves = group_ == 2 && rows() == 64;
+    const bool quarters = group_ == 1 && rows() == 64;
+    const auto lanes = static_cast<uint32_t>(quarters ? 112 : rows());
+    check_place(d_, halves ? TensorMemory::kLanes : lanes,
+                static_cast<uint32_t>(halves ? i_.n / 2 : i_.n));
+    if (steps_[0].a_in_tmem) check_place(static_cast<uint32_t>(steps_[0].a), lanes, kK / 2);
+  }
 
   /// Before it is submitted: which memory it works on.
   void tell_checker(Warp& w, const Op& op) {
@@ -363,6 +384,7 @@ void run_mma(Warp& w, const Op& op) {
   const bool a_in_tmem = (op.mode & 4) != 0;
   mma->add({a_in_tmem, value(w, op, kA, lane) + static_cast<uint64_t>(a_in_tmem ? op.imm : 0),
             value(w, op, kB, lane)});
+  mma->check_places();
   mma->line = op.line;
   if (cta.cluster->checker != nullptr) mma->tell_checker(w, op);
   cta.cluster->agents.submit(std::move(mma), static_cast<int>(cta.rank));
@@ -403,6 +425,7 @@ void lower_mma_instruction(Lowering& l) {
   draft.op.mode = static_cast<uint8_t>((l.has("cta_group::2") ? 2 : 1) | (a_in_tmem ? 4 : 0));
   const Operand& d = l.operand(0);
   if (d.kind != Operand::kAddress) l.unmodelled("an address is expected");
+  if (l.operand(3).kind == Operand::kVector) l.unmodelled("a list in place of the descriptor");
   l.reads_list(draft, d.parts[0], 4);
   draft.op.offset_c = static_cast<int32_t>(d.value);
   l.reads_list(draft, l.operand(3), 4);

@@ -16,6 +16,10 @@ namespace {
 /// Lanes that take part: the member mask in place `place`. False: they are not all here yet.
 bool gather(Warp& w, const Op& op, int place, uint32_t* members) {
   *members = w.source(op.r[place])[w.first_lane()];
+  if ((*members >> w.first_lane() & 1) == 0) {
+    throw Fault("the member mask " + hex(*members) + " must hold the lane that gives it, " +
+                lanes_text(w.exec & (0u - w.exec)));
+  }
   return converged(w, *members);
 }
 

@@ -4,8 +4,9 @@
 // a program can get wrong is the operands in shared memory: under the lazy and random policies they
 // are compared, when the group is waited for, with what they were at issue.
 #include <algorithm>
-#include <cctype>
+#include <charconv>
 #include <cstring>
+#include <system_error>
 
 #include "csrc/emulator/check/checker.h"
 #include "csrc/emulator/isa/families.h"
@@ -178,11 +179,15 @@ void run_wait(Warp& w, const Op& op) {
 
 int n_of(const Lowering& l) {
   const std::string_view shape = l.part(4);  // wgmma.mma_async.sync.aligned.m64n128k16
-  const size_t n = shape.find('n'), k = shape.find('k');
-  if (shape.substr(0, 3) != "m64" || n == std::string_view::npos || shape.substr(k) != "k16") {
-    l.unmodelled("the shape");
+  constexpr std::string_view kBegin = "m64n", kEnd = "k16";
+  int n = 0;
+  if (shape.substr(0, kBegin.size()) == kBegin && shape.size() > kBegin.size() + kEnd.size()) {
+    const char* const end = shape.data() + shape.size() - kEnd.size();
+    const auto [stop, error] = std::from_chars(shape.data() + kBegin.size(), end, n);
+    if (error != std::errc() || std::string_view(stop, kEnd.size()) != kEnd || stop != end) n = 0;
   }
-  return std::stoi(std::string(shape.substr(n + 1, k - n - 1)));
+  if (n < 8 || n > kMostN || n % 8 != 0) l.unmodelled("the shape");
+  return n;
 }
 
 void lower_mma_async(Lowering& l) {
@@ -200,6 +205,7 @@ void lower_mma_async(Lowering& l) {
   if (a_registers) {
     mode |= kARegisters;
     l.reads_list(draft, a, 4);
+    if (a.parts.size() != 4) l.unmodelled("the number of registers of A");
   } else {
     l.reads(draft, kA, a, 8);
   }

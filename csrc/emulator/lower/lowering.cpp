@@ -1,7 +1,9 @@
 #include "csrc/emulator/lower/lowering.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <new>
 
 #include "csrc/emulator/machine/machine.h"
 #include "csrc/emulator/machine/special.h"
@@ -14,6 +16,9 @@ using ptx::Symbol;
 using ptx::Type;
 
 namespace {
+
+constexpr uint64_t kMostShared = 228 << 10;  // bytes of a CTA on any GPU
+constexpr uint64_t kMostLocal = 512 << 10;   // bytes of a thread, by the CUDA programming guide
 
 uint32_t aligned(uint32_t offset, uint32_t align) {
   return (offset + align - 1) / align * align;
@@ -43,7 +48,9 @@ void no_operation(Warp&, const Op&) {}
 Variables::Variables(const ptx::Module& module) {
   const auto allocate = [this](const Symbol& symbol, uint32_t index) {
     const size_t align = std::max<size_t>(symbol.align, 16);
-    storage_.push_back(std::make_unique<uint8_t[]>(symbol.bytes + align));
+    // Pages that nobody touches cost nothing.
+    storage_.emplace_back(static_cast<uint8_t*>(std::calloc(symbol.bytes + align, 1)), &std::free);
+    if (storage_.back() == nullptr) throw std::bad_alloc();
     const auto raw = reinterpret_cast<uint64_t>(storage_.back().get());
     const uint64_t begin = (raw + align - 1) / align * align;
     std::memcpy(reinterpret_cast<void*>(begin), symbol.initial.data(), symbol.initial.size());
@@ -105,10 +112,18 @@ void Lowering::lay_out_symbols() {
       code_->dynamic_shared_align = std::max(code_->dynamic_shared_align, symbol.align);
     } else if (symbol.space == Space::kShared) {
       shared = aligned(shared, symbol.align);
+      if (shared + symbol.bytes > SharedMemory::kBase + kMostShared) {
+        throw Unmodelled("no more than 228 KiB of static shared memory, " + symbol.name +
+                         " exceeds them");
+      }
       shared_offset_[index] = shared;
       shared += static_cast<uint32_t>(symbol.bytes);
     } else if (symbol.space == Space::kLocal || symbol.space == Space::kParam) {
       code_->local_bytes = aligned(code_->local_bytes, std::max<uint32_t>(symbol.align, 16));
+      if (code_->local_bytes + symbol.bytes > kMostLocal) {
+        throw Unmodelled("no more than 512 KiB of local memory per thread, " + symbol.name +
+                         " exceeds them");
+      }
       local_offset_[index] = code_->local_bytes;
       code_->local_bytes += static_cast<uint32_t>(symbol.bytes);
     }
@@ -139,6 +154,7 @@ void Lowering::number_registers() {
     RegisterInfo& info = registers_[i];
     const Type type = kernel_.registers[i].type;
     if (type == Type::kPred) {
+      if (preds == kNoPred - 1) throw Unmodelled("kernels with more than 65533 predicates");
       info.pred = preds++;
       continue;
     }
@@ -208,19 +224,20 @@ bool Lowering::forward_move() {
     }
     return true;
   }
-  const auto halves_forward = [&](const Operand& vector) {
+  const auto halves_forward = [&](const Operand& vector, const Operand& whole) {
     return vector.kind == Operand::kVector && static_cast<int>(vector.parts.size()) * 4 == bytes &&
+           registers_[whole.index].planes == vector.parts.size() &&
            std::all_of(vector.parts.begin(), vector.parts.end(), [this](const Operand& part) {
              return forwards(part) && registers_[part.index].planes == 1;
            });
   };
-  if (forwards(to) && halves_forward(from)) {
+  if (forwards(to) && halves_forward(from, to)) {
     for (size_t k = 0; k < from.parts.size(); ++k) {
       alias_[registers_[to.index].first + k] = plane(from.parts[k], 0);
     }
     return true;
   }
-  if (forwards(from) && halves_forward(to)) {
+  if (forwards(from) && halves_forward(to, from)) {
     for (size_t k = 0; k < to.parts.size(); ++k) {
       alias_[registers_[to.parts[k].index].first] = plane(from, static_cast<int>(k));
     }
@@ -363,8 +380,14 @@ void Lowering::writes_list(Draft& draft, const Operand& operand, int bytes) {
     for (const Operand& part : operand.parts) writes_list(draft, part, bytes);
     return;
   }
-  for (int k = 0; k < std::max(1, bytes / 4); ++k) {
-    const VirtualPlane p = operand.kind == Operand::kSink ? scratch_ : plane(operand, k);
+  const bool sink = operand.kind == Operand::kSink;
+  const int planes = std::max(1, bytes / 4);
+  if (!sink && operand.kind != Operand::kRegister) unmodelled("a destination that is no register");
+  if (!sink && registers_[operand.index].planes < planes) {
+    unmodelled("a destination of fewer than " + std::to_string(4 * planes) + " bytes");
+  }
+  for (int k = 0; k < planes; ++k) {
+    const VirtualPlane p = sink ? scratch_ : plane(operand, k);
     draft.list.push_back(p);
     draft.writes.push_back(p);
   }
@@ -417,6 +440,12 @@ Type Lowering::last_type() const {
   return Type::kNone;
 }
 
+int Lowering::last_type_bytes() const {
+  const int bytes = ptx::type_bytes(last_type());
+  if (bytes == 0) unmodelled("without a type of values");
+  return bytes;
+}
+
 const Operand& Lowering::operand(size_t index) const {
   if (index >= instruction_->operands.size()) {
     unmodelled("operand " + std::to_string(index + 1) + " is missing");
@@ -463,14 +492,21 @@ Space Lowering::symbol_space(const Operand& operand) const {
 }
 
 bool Lowering::is_kernel_parameter(const Operand& operand) const {
+  if (operand.kind != Operand::kAddress) return false;
   const Operand& base = operand.parts[0];
   return base.kind == Operand::kSymbol && std::find(kernel_.params.begin(), kernel_.params.end(),
                                                     base.index) != kernel_.params.end();
 }
 
-uint64_t Lowering::symbol_param_offset(const Operand& operand) const {
+uint64_t Lowering::symbol_param_offset(const Operand& operand, uint64_t bytes) const {
   const Operand& base = operand.parts[0];
-  return module_.symbols[base.index].offset + static_cast<uint64_t>(base.value + operand.value);
+  const uint64_t offset = module_.symbols[base.index].offset + static_cast<uint64_t>(base.value) +
+                          static_cast<uint64_t>(operand.value);
+  if (offset > kernel_.param_bytes || bytes > kernel_.param_bytes - offset) {
+    unmodelled(std::to_string(bytes) + " bytes at offset " + std::to_string(offset) +
+               " of parameters of " + std::to_string(kernel_.param_bytes) + " bytes");
+  }
+  return offset;
 }
 
 }  // namespace fa4::emulator

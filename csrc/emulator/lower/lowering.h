@@ -54,7 +54,7 @@ class Variables {
   const std::vector<std::pair<uint64_t, uint64_t>>& ranges() const { return ranges_; }
 
  private:
-  std::vector<std::unique_ptr<uint8_t[]>> storage_;
+  std::vector<std::unique_ptr<uint8_t, void (*)(void*)>> storage_;
   std::unordered_map<uint32_t, uint64_t> address_;
   std::vector<std::pair<uint64_t, uint64_t>> ranges_;  // begin, end
 };
@@ -66,12 +66,16 @@ class Lowering {
 
   /// Lowers every instruction. Throws Unmodelled, with the instruction in place().
   void run();
-  const ptx::Instruction& instruction() const { return *instruction_; }
+  /// Of the instruction in work, the kernel's before the first.
+  uint32_t line() const {
+    return instruction_ != nullptr ? instruction_->place.line : kernel_.place.line;
+  }
 
   // ---- What stands in the instruction
   bool has(std::string_view part) const;
   std::string_view part(size_t index) const;  // empty beyond the last
   ptx::Type last_type() const;                // of the last part that names a type
+  int last_type_bytes() const;  // of its values; at least 1: without a type unmodelled
   size_t operand_count() const { return instruction_->operands.size(); }
   const ptx::Operand& operand(size_t index) const;
   /// The form is not modelled.
@@ -103,7 +107,7 @@ class Lowering {
   ptx::Space symbol_space(const ptx::Operand& operand) const;
   /// Whether the base of an address is a parameter of the kernel (not of a call), and its place there.
   bool is_kernel_parameter(const ptx::Operand& operand) const;
-  uint64_t symbol_param_offset(const ptx::Operand& operand) const;
+  uint64_t symbol_param_offset(const ptx::Operand& operand, uint64_t bytes) const;
   Code& code() { return *code_; }
   const ptx::Kernel& kernel() const { return kernel_; }
   const ptx::Module& module() const { return module_; }

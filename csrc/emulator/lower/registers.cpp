@@ -82,6 +82,13 @@ class Flow {
       leader[pc + 1] = true;
       for (const uint32_t target : targets(drafts_[pc])) leader[target] = true;
     }
+    // Sets of registers per block: what a compiler writes stays below by far.
+    constexpr uint64_t kMostWords = 1 << 24;
+    const auto leaders = static_cast<uint64_t>(std::count(leader.begin(), leader.end(), true));
+    if (leaders * words_ > kMostWords) {
+      throw Unmodelled("kernels with " + std::to_string(leaders) + " basic blocks and " +
+                       std::to_string(planes_) + " registers");
+    }
     std::vector<uint32_t> block_of(drafts_.size(), 0);
     for (uint32_t pc = 0; pc < drafts_.size(); ++pc) {
       if (leader[pc]) blocks_.push_back({pc, pc, {}, {}, {}, {}, {}, {}, false});

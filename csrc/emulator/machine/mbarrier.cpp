@@ -13,6 +13,7 @@ namespace {
 // Bits of the object: 0 phase, 1-20 pending, 21-40 expected, 41-62 bytes (two's complement). Bit 63
 // is 0, which the poison of unwritten memory is not.
 constexpr int32_t kMaxBytes = (1 << 20) - 1;
+constexpr uint32_t kMaxPending = (1 << 20) - 1;
 
 uint64_t pack(const MbarrierState& s) {
   const auto bytes = static_cast<uint64_t>(static_cast<uint32_t>(s.bytes) & 0x3fffffu);
@@ -42,11 +43,16 @@ uint64_t load(Cta& cta, uint32_t offset) {
   return word;
 }
 
-void store(Cta& cta, uint32_t offset, MbarrierState state) {
-  if (state.bytes > kMaxBytes || state.bytes < -kMaxBytes) {
+void add_bytes(MbarrierState* state, int64_t bytes, uint32_t offset) {
+  bytes += state->bytes;
+  if (bytes > kMaxBytes || bytes < -kMaxBytes) {
     throw Fault("mbarrier: pending bytes must stay within " + std::to_string(kMaxBytes) + ", got " +
-                std::to_string(state.bytes) + " at " + hex(offset));
+                std::to_string(bytes) + " at " + hex(offset));
   }
+  state->bytes = static_cast<int32_t>(bytes);
+}
+
+void store(Cta& cta, uint32_t offset, MbarrierState state) {
   if (state.pending == 0 && state.bytes == 0) {
     state.phase = !state.phase;
     state.pending = state.expected;
@@ -90,7 +96,11 @@ uint64_t mbarrier_arrive(Cta& cta, uint32_t offset, uint32_t count, int32_t byte
     throw Fault("mbarrier: more arrivals than expected: " + std::to_string(count) + " more at " +
                 mbarrier_text(cta, offset));
   }
-  state.bytes += bytes;
+  if (drop && count > state.expected) {
+    throw Fault("mbarrier: more arrivals dropped than expected: " + std::to_string(count) + " at " +
+                mbarrier_text(cta, offset));
+  }
+  add_bytes(&state, bytes, offset);
   state.pending -= count;
   if (drop) state.expected -= count;
   store(cta, offset, state);
@@ -99,18 +109,20 @@ uint64_t mbarrier_arrive(Cta& cta, uint32_t offset, uint32_t count, int32_t byte
 
 void mbarrier_add_pending(Cta& cta, uint32_t offset) {
   MbarrierState state = unpack(load(cta, offset));
+  if (state.pending == kMaxPending)
+    throw Fault("mbarrier: too many arrivals pending at " + mbarrier_text(cta, offset));
   ++state.pending;
   store(cta, offset, state);
 }
 
-void mbarrier_expect(Cta& cta, uint32_t offset, int32_t bytes) {
+void mbarrier_expect(Cta& cta, uint32_t offset, int64_t bytes) {
   MbarrierState state = unpack(load(cta, offset));
-  state.bytes += bytes;
+  add_bytes(&state, bytes, offset);
   store(cta, offset, state);
 }
 
 void mbarrier_complete(Cta& cta, uint32_t offset, int32_t bytes) {
-  mbarrier_expect(cta, offset, -bytes);
+  mbarrier_expect(cta, offset, -int64_t{bytes});
 }
 
 bool mbarrier_passed(Cta& cta, uint32_t offset, bool parity) {

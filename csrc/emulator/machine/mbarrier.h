@@ -31,7 +31,7 @@ MbarrierState mbarrier_state(Cta& cta, uint32_t offset);
 uint64_t mbarrier_arrive(Cta& cta, uint32_t offset, uint32_t count, int32_t bytes, bool drop);
 /// One more arrival in the phase in progress: cp.async.mbarrier.arrive without .noinc.
 void mbarrier_add_pending(Cta& cta, uint32_t offset);
-void mbarrier_expect(Cta& cta, uint32_t offset, int32_t bytes);
+void mbarrier_expect(Cta& cta, uint32_t offset, int64_t bytes);
 void mbarrier_complete(Cta& cta, uint32_t offset, int32_t bytes);
 
 /// Whether the phase of this parity is complete: whether the one in progress has the other parity.

@@ -117,6 +117,7 @@ class Parser {
   std::unordered_map<std::string_view, Opcode> opcodes_;
   std::vector<Token> references_;    // symbols that initialisers name
   uint64_t initial_bytes_ = 0;       // of all initialisers
+  uint64_t global_bytes_ = 0;        // of all variables in global memory
   Kernel* kernel_ = nullptr;         // whose body is read
   std::vector<uint32_t> branches_;   // instructions of it with label operands
   uint64_t declared_registers_ = 0;  // by ranges of it

@@ -13,7 +13,8 @@ constexpr uint64_t kMostBytes = uint64_t{1} << 40;  // of a variable; keeps prod
 constexpr uint64_t kMostAlign = 1 << 16;
 constexpr uint64_t kMostRegisters = 1 << 20;  // that the ranges of a kernel declare
 constexpr size_t kMostDimensions = 16;
-constexpr uint64_t kMostInitial = 64 << 20;  // bytes of all initialisers
+constexpr uint64_t kMostInitial = 64 << 20;          // bytes of all initialisers
+constexpr uint64_t kMostGlobal = uint64_t{4} << 30;  // bytes of all .global and .const variables
 
 bool is_space(std::string_view word) {
   return word == ".global" || word == ".const" || word == ".shared" || word == ".local";
@@ -123,6 +124,12 @@ bool Parser::variable(const Specifiers& specifiers, uint32_t* index) {
   }
   initial_bytes_ += symbol.initial.size();
   symbol.bytes = open && symbol.is_extern ? 0 : state.limit;
+  if (symbol.space == Space::kGlobal || symbol.space == Space::kConst) {
+    global_bytes_ += symbol.bytes;
+    if (global_bytes_ > kMostGlobal) {
+      return reader_.fail(name, "size of this and earlier variables", "at most 4 GiB");
+    }
+  }
   return add_symbol(std::move(symbol), name, index);
 }
 
