@@ -23,11 +23,8 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import datetime
-import hashlib
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +35,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from gpu_report import LIBRARY, ROOT, gpus
+from provenance import LIBRARY, ROOT, digest, provenance
 from torch import Tensor
 
 sys.path.insert(0, str(ROOT))
@@ -532,14 +529,8 @@ def compare_all(chosen: list[Entry], one: Machine, other: Machine) -> list[dict[
 def write_report(path: Path, results: list[dict[str, Any]]) -> None:
     tensors = [tensor for result in results for tensor in result["tensors"]]
     report = {
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "gpus": gpus(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "library_sha256": hashlib.sha256(LIBRARY.read_bytes()).hexdigest(),
-        "emulator_sha256": hashlib.sha256(
-            LIBRARY.with_name("libfa4_emulator.so").read_bytes()
-        ).hexdigest(),
+        **provenance(),
+        "emulator_sha256": digest(LIBRARY.with_name("libfa4_emulator.so")),
         "rules": (__doc__ or "").split("What has to be equal:\n\n")[1].splitlines(),
         "counts": {
             "calls": len(results),

@@ -8,10 +8,7 @@ The library under test is the one in flash_attn4/; its digest in the report tell
 from __future__ import annotations
 
 import argparse
-import datetime
-import hashlib
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -19,17 +16,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import torch
-
-ROOT = Path(__file__).resolve().parent.parent
-LIBRARY = ROOT / "flash_attn4" / "libfa4_ops.so"
-GPU_FIELDS = ("name", "driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit")
-
-
-def gpus() -> list[dict[str, str]]:
-    """The machine's GPUs as nvidia-smi describes them."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader"]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [dict(zip(GPU_FIELDS, line.split(", "), strict=True)) for line in lines]
+from provenance import ROOT, provenance
 
 
 def outcomes(junit: Path) -> list[dict[str, object]]:
@@ -63,11 +50,7 @@ def main() -> None:
         o: sum(t["outcome"] == o for t in tests) for o in ("passed", "failure", "error", "skipped")
     }
     report = {
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "gpus": gpus(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "library_sha256": hashlib.sha256(LIBRARY.read_bytes()).hexdigest(),
+        **provenance(),
         "tests": options.tests,
         "counts": counts,
         "outcomes": tests,

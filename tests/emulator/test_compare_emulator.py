@@ -6,7 +6,6 @@ open, and with one thing wrong.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -25,25 +24,9 @@ pytest.importorskip(
 pytestmark = pytest.mark.cpu_only("switches the emulator on itself")
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
+sys.path.insert(0, str(TOOLS))
+import compare_emulator as tool  # noqa: E402
 
-
-def load_tool() -> Any:
-    sys.path.insert(0, str(TOOLS))
-    try:
-        spec = importlib.util.spec_from_file_location(
-            "compare_emulator", TOOLS / "compare_emulator.py"
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(TOOLS))
-    return module
-
-
-tool = load_tool()
 ENTRIES = {entry.name: entry for entry in tool.entries()}
 WITH_SINK = "head_dim=40,head_dim_v=24,causal=True,sink=float32,layout=padded"
 PACKED = "packed with empty ones,causal=True"
@@ -166,7 +149,7 @@ def test_a_failure_ends_up_in_the_results(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tool, "gpus", list)
+    monkeypatch.setattr("provenance.gpus", list)
     chosen = [ENTRIES[COMBINE], ENTRIES[WITH_SINK]]
     results = tool.compare_all(chosen, tool.emulated, Wrong(*RESULTS["dk"], nan))
     tool.write_report(tmp_path / "report.json", results)
