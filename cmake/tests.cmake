@@ -22,6 +22,7 @@ fa4_test(fa4_core_tests
   tests/core/test_key_tile.cpp
   tests/core/test_kv_range.cpp
   tests/core/test_mask.cpp
+  tests/core/test_plan_bwd_sm90.cpp
   tests/core/test_plan_bwd_sm100.cpp
   tests/core/test_plan_sm100.cpp
   tests/core/test_plan_sm90.cpp
