@@ -76,6 +76,8 @@ def columns(record: Record) -> dict[str, str]:
     if "sustained" in record:
         for name in (OURS, *peers):
             cells[f"hot {name}"] = _tflops(record["sustained"], name)
+        if DETERMINISTIC in record["peers"]:
+            cells["hot det/fast"] = _or_dash(speed_of_deterministic(record, "sustained"), ".3f")
         cells["hot ratio"] = _or_dash(ratio(record, "sustained"), ".3f")
     return cells
 
@@ -146,16 +148,22 @@ def _least_lines(done: list[Record]) -> list[str]:
 
 
 def _deterministic_line(done: list[Record]) -> str:
-    speeds = [(s, x["case"]) for x in done if (s := speed_of_deterministic(x)) is not None]
-    if not speeds:
-        return ""
-    least, case = min(speeds)
-    mean = geometric_mean(speed for speed, _ in speeds)
-    return (
-        f"{'deterministic / fast':<24} {mean:.3f}  burst, {len(speeds)} cells"
-        f"{_verdict(mean, DETERMINISTIC_GOAL)}; least {least:.3f}  {case}"
-        f"{_verdict(least, DETERMINISTIC_GOAL)}"
-    )
+    """The goal is about bursts."""
+    parts = []
+    for kind in ("burst", "sustained"):
+        speeds = [
+            (s, x["case"]) for x in done if (s := speed_of_deterministic(x, kind)) is not None
+        ]
+        if not speeds:
+            continue
+        least, case = min(speeds)
+        mean = geometric_mean(speed for speed, _ in speeds)
+        goal = DETERMINISTIC_GOAL if kind == "burst" else None
+        parts.append(
+            f"{mean:.3f}  {kind}, {len(speeds)} cells{_verdict(mean, goal)}; "
+            f"least {least:.3f}  {case}{_verdict(least, goal)}"
+        )
+    return f"{'deterministic / fast':<24} {'; '.join(parts)}" if parts else ""
 
 
 def _host_line(record: Record) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import gpu_report
 import torch
+import training
 from peers import fa3_version
 from timing import Timing
 
@@ -134,6 +135,8 @@ def columns(record: Record) -> dict[str, str]:
     """The cells of one case, by column title."""
     if "flops" in record:
         return gpu_report.columns(record)
+    if record.get("pass") == "training":
+        return training.columns(record)
     cells = {"case": record["case"]}
     if "rate" in record:
         low, high = record["spread"]
@@ -215,6 +218,13 @@ def _one_line_per_case(content: Record) -> str:
     return "{\n" + ",\n".join(sections) + "\n}\n"
 
 
+def summary_lines(records: list[Record]) -> list[str]:
+    """What stands below a section's table."""
+    if all(record.get("pass") == "training" for record in records):
+        return training.summary(records)
+    return gpu_report.summary_lines(records)
+
+
 def markdown(path: Path) -> str:
     """The file as tables, one per section."""
     parts = []
@@ -226,6 +236,6 @@ def markdown(path: Path) -> str:
             lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
             lines += [f"| {' | '.join(row.values())} |" for row in group]
             parts.append("\n".join(lines))
-        means = gpu_report.summary_lines(section["cases"])
+        means = summary_lines(section["cases"])
         parts += [f"```\n{chr(10).join(means)}\n```"] if means else []
     return "\n\n".join(parts)

@@ -4,6 +4,7 @@
     python benchmarks/run.py fwd         the forward on a GPU beside FA3, cuDNN and FA2
     python benchmarks/run.py bwd         the backward alone on a GPU beside cuDNN and FA2
     python benchmarks/run.py fwd_bwd     both through autograd, on the host's clock as well
+    python benchmarks/run.py training    a GPT trained on a GPU, through ours and torch's attention
     python benchmarks/run.py host        host time of a call on tiny tensors
     python benchmarks/run.py emulator    speed of the emulator
     python benchmarks/run.py compile     compile cost of every kernel and source
@@ -28,12 +29,14 @@ import fwd_bwd
 import host
 import report
 import torch
+import training
 
 SECTIONS: dict[str, Any] = {
     "cpu": cpu,
     "fwd": fwd,
     "bwd": bwd,
     "fwd_bwd": fwd_bwd,
+    "training": training,
     "host": host,
     "emulator": emulator,
     "compile": build_cost,

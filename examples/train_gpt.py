@@ -7,10 +7,14 @@
 It trains twice, once with flash_attn_func and once with torch's own attention. Both runs start from
 the same seed and see the same batches, so their loss curves must lie on each other; and both must
 end well below the entropy of a model that knows only how often each token occurs.
+
+Into the folder of --out go the curves, loss.png, and every figure, results.json.
 """
 
 import argparse
 import collections
+import gc
+import json
 import math
 import re
 import resource
@@ -190,6 +194,8 @@ def make_optimizers(model: GPT, args: argparse.Namespace) -> list[torch.optim.Op
 
 def train(name: str, tokens: Tensor, held_out_tokens: Tensor, args: argparse.Namespace) -> dict:
     """One run with the attention of that name; the seed determines everything random."""
+    torch._dynamo.reset()  # the run before compiled a model of its own
+    memory_before = start_of_memory(args.device)
     torch.manual_seed(args.seed)
     model = GPT(args, args.vocabulary, ATTENTION[name]).to(args.device)
     compiled = torch.compile(model, fullgraph=True) if args.compile else model
@@ -216,13 +222,18 @@ def train(name: str, tokens: Tensor, held_out_tokens: Tensor, args: argparse.Nam
         losses.append(loss.item())
         seconds.append(time.perf_counter() - started)
         if step % max(1, args.steps // 10) == 0 or step == args.steps:
-            held_out.append((step, held_out_loss(compiled, held_out_tokens, args)))
+            held_out.append((step, held_out_loss(model, held_out_tokens, args)))
         progress.set_postfix_str(
             f"loss {losses[-1]:.3f}" + (f", held out {held_out[-1][1]:.3f}" if held_out else ""),
             refresh=False,
         )
-    speed = args.batch * args.context / statistics.median(seconds)
-    return {"model": model, "losses": losses, "held_out": held_out, "tokens_per_second": speed}
+    return {
+        "model": model,
+        "losses": losses,
+        "held_out": held_out,
+        "tokens_per_second": args.batch * args.context / statistics.median(seconds),
+        "peak_memory_bytes": peak_memory(args.device) - memory_before,
+    }
 
 
 @torch.no_grad()
@@ -239,14 +250,31 @@ def sample(model: GPT, vocabulary: Vocabulary, prompt: str, args: argparse.Names
     return vocabulary.decode(tokens)
 
 
-# ---- Results -------------------------------------------------------------------------------------
+# ---- Memory --------------------------------------------------------------------------------------
+
+MEMORY_OF = {"cpu": "peak memory of the process", "cuda": "peak GPU memory"}
 
 
-def peak_memory(device: str) -> str:
+def start_of_memory(device: str) -> int:
+    """Bytes that other runs hold on the GPU; from here on its peak is this run's."""
+    if device != "cuda":
+        return 0
+    x = torch.ones(8, 8, device=device, requires_grad=True)
+    (x @ x).sum().backward()  # what cuBLAS keeps for itself belongs to no run
+    del x
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def peak_memory(device: str) -> int:
     if device == "cuda":
-        return f"peak GPU memory {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return f"peak memory of the process {peak:.2f} GiB"
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+# ---- Results -------------------------------------------------------------------------------------
 
 
 def draw(runs: dict[str, dict], entropy: float, path: Path) -> None:
@@ -275,6 +303,21 @@ def gaps(runs: dict[str, dict]) -> list[float]:
     """Distance of the two training losses at every step."""
     first, second = (run["losses"] for run in runs.values())
     return [abs(a - b) for a, b in zip(first, second, strict=True)]
+
+
+def write_results(runs: dict[str, dict], entropy: float, args: argparse.Namespace) -> Path:
+    """Options and figures of the runs; nats per token, one loss per step."""
+    kept = "losses", "held_out", "tokens_per_second", "peak_memory_bytes"
+    model = next(iter(runs.values()))["model"]
+    results = {
+        "options": {**vars(args), "out": str(args.out)},
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "unigram_entropy": entropy,
+        "runs": {name: {key: run[key] for key in kept} for name, run in runs.items()},
+    }
+    path = args.out / "results.json"
+    path.write_text(json.dumps(results) + "\n")
+    return path
 
 
 def parse() -> argparse.Namespace:
@@ -309,12 +352,11 @@ def main() -> None:
     )
     runs = {}
     for name in ATTENTION if args.attention == "both" else (args.attention,):
-        if args.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
         run = runs[name] = train(name, tokens, held_out_tokens, args)
         print(
             f"{name}: held-out loss {run['held_out'][-1][1]:.3f} nats per token, "
-            f"{run['tokens_per_second']:,.0f} tokens/s, {peak_memory(args.device)}"
+            f"{run['tokens_per_second']:,.0f} tokens/s, "
+            f"{MEMORY_OF[args.device]} {run['peak_memory_bytes'] / 2**30:.2f} GiB"
         )
     if len(runs) == 2:
         gap = gaps(runs)
@@ -322,6 +364,7 @@ def main() -> None:
         print(f"largest difference of the loss curves: {max(gap):.4f}, at step {step}")
     args.out.mkdir(parents=True, exist_ok=True)
     draw(runs, entropy, args.out / "loss.png")
+    print(f"figures: {write_results(runs, entropy, args)}")
     print(f"loss curves: {args.out / 'loss.png'}\n\nsampled text:\n")
     print(sample(next(iter(runs.values()))["model"], vocabulary, "import os\n\n\ndef", args))
 

@@ -198,6 +198,47 @@ def test_record_of_a_cell() -> None:
     assert "ratio to all" not in row
 
 
+def test_sustained_times_stand_beside_those_of_bursts() -> None:
+    others = {DETERMINISTIC: gradient_peers.fa4_deterministic, "cudnn": step_peer, "fa2": absent}
+    times = (100.0, 125.0, 120.0, 110.0, 220.0, 99.0)  # of the burst, then sustained
+    setup = invented_setup(gradient_peers.fa4, others, *times, sustained=True)
+    with torch.no_grad():
+        record = gpu_cells.measure(bwd.BACKWARD, CELL, setup)
+    assert "failed" not in record
+    assert setup.stopwatch.events == 2 * ["new graphs", *["graph"] * 3]
+    hot = record["sustained"]
+    assert hot["fa4"]["tflops"] == pytest.approx(2.5 * CELL.flops / 1.1e-4 / 1e12)
+    assert hot["cudnn"]["ratio"] == pytest.approx(0.9)
+    bwd.add_published(record, {str(CELL): {"cudnn": 200.0, "fa3": 250.0}})
+    row = report.columns(record)
+    assert list(row)[-7:] == [
+        *("fa3 (via cudnn)", "ratio to all"),
+        *("hot fa4", "hot cudnn", "hot fa2", "hot det/fast", "hot ratio"),
+    ]
+    assert (row["det/fast"], row["hot det/fast"]) == ("0.800", "0.500")
+    assert (row["ratio"], row["hot ratio"]) == ("1.200", "0.900")
+    assert row["hot fa2"] == "-"
+
+
+def test_a_failure_in_the_sustained_round_ends_the_cell() -> None:
+    setup = invented_setup(gradient_peers.fa4, {}, 100.0, sustained=True)  # no time for it
+    with torch.no_grad():
+        record = gpu_cells.measure(bwd.BACKWARD, SMALL, setup)
+    assert record["failed"].startswith("StopIteration")
+
+
+def test_estimate_counts_sustained_rounds_of_all() -> None:
+    others = {DETERMINISTIC: absent, "cudnn": absent}
+    seconds = [
+        gpu_cells.estimate_seconds(
+            bwd.BACKWARD, 10, invented_setup(absent, others, sustained=sustained)
+        )
+        for sustained in (False, True)
+    ]
+    rounds = 2 * 3 * 10  # of three functions in ten cells
+    assert seconds[1] - seconds[0] == pytest.approx(rounds * gpu_cells.SUSTAINED_SECONDS)
+
+
 def test_no_deterministic_kernel_leaves_a_dash() -> None:
     record = measure(SMALL, {DETERMINISTIC: absent}, 100.0)
     row = report.columns(record)
@@ -315,6 +356,21 @@ def test_summary_of_the_backward() -> None:
         "least 0.800  hd64 full 512, goal 0.88 missed"
     )
     assert len(lines) == 6  # no line of its own for long causal hd128: that is the forward's
+
+
+def test_summary_of_a_sustained_run() -> None:
+    ours = {"us": 100.0, "tflops": 400.0, "mhz": None, "share": None}
+    hot = {"fa4": ours, DETERMINISTIC: {**ours, "ratio": 1.25}, "cudnn": {**ours, "ratio": 0.9}}
+    lines = bwd.summary([invented("hd64", "full", 512, 1.1, sustained=hot)])
+    assert lines[1] == (
+        f"{'hd64 full':<24} 1.100  burst, 1 cells, 500 TFLOP/s, goal 1.08 met; "
+        "0.900  sustained, 1 cells, 400 TFLOP/s"
+    )
+    assert lines[3] == (
+        f"{'deterministic / fast':<24} 0.900  burst, 1 cells, goal 0.88 met; "
+        "least 0.900  hd64 full 512, goal 0.88 met; "
+        "0.800  sustained, 1 cells; least 0.800  hd64 full 512"
+    )
 
 
 def test_host_time_of_a_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
