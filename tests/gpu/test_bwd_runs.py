@@ -1,7 +1,7 @@
 """Forward and backward on a real GPU as programs run them: graphs, streams, devices, threads.
 
-The gradients are tested in tests/ops, and training steps in tests/ops/test_training.py; here are
-the ways to call. What depends on the first launch of a process runs in a process of its own.
+The gradients are tested in tests/ops, and training steps in tests/ops/test_training_modes.py; here
+are the ways to call. What depends on the first launch of a process runs in a process of its own.
 """
 
 from __future__ import annotations
