@@ -1,7 +1,7 @@
 """`run.py training`: a GPT trained through flash_attn4 and through torch's attention, on a GPU.
 
 Each case is one run of examples/train_gpt.py in a process of its own, both attentions in turn: same
-seed, same batches, autocast to bfloat16. Loss curves that agree are part of the result.
+seed, same batches, autocast to bfloat16, fused AdamW. Curves that agree are part of the result.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ def train_both(context: int, mode: str, args: argparse.Namespace) -> Record:
 def command(context: int, mode: str, args: argparse.Namespace, folder: str) -> list[str]:
     options = {name: getattr(args, name.replace("-", "_")) for name in SIZES}
     options |= {"device": args.device, "dtype": "bfloat16", "steps": args.steps, "lr": args.lr}
+    options["optimizer"] = "adamw"
     options |= {"context": context, "batch": args.tokens // context, "out": folder}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     example = str(ROOT / "examples" / "train_gpt.py")

@@ -183,12 +183,19 @@ def held_out_loss(model: nn.Module, tokens: Tensor, args: argparse.Namespace) ->
 
 
 def make_optimizers(model: GPT, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, where it needs far fewer steps; AdamW for the rest."""
+    """Muon for the matrices of the blocks, where it needs far fewer steps; AdamW for the rest.
+
+    Muon launches hundreds of small kernels: where a GPU is to be measured and not its host, AdamW
+    for all, fused.
+    """
+    adamw = {"lr": args.lr, "betas": (0.9, 0.95), "weight_decay": 0.0}
+    if args.optimizer == "adamw":
+        return [torch.optim.AdamW(model.parameters(), fused=True, **adamw)]
     matrices = [weight for weight in model.blocks.parameters() if weight.ndim == 2]
     others = [model.embed.weight, *(weight for weight in model.parameters() if weight.ndim == 1)]
     return [
         torch.optim.Muon(matrices, lr=args.lr, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.AdamW(others, **adamw),
     ]
 
 
@@ -327,6 +334,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--attention", choices=(*ATTENTION, "both"), default="both")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32 on cpu")
+    parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
     parser.add_argument("--compile", action="store_true", help="torch.compile the model")
     parser.add_argument("--out", type=Path, default=Path("demo_out"), metavar="DIR")
     parser.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")

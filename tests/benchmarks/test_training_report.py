@@ -181,7 +181,7 @@ def test_example_counts_a_wrong_gradient(example: Any, monkeypatch: pytest.Monke
     """Attention whose keys get no gradient: the curves leave the tolerance."""
     sizes = {"width": 64, "layers": 1, "heads": 4, "kv_heads": 2, "vocabulary": 300}
     sizes |= {"context": 64, "batch": 4, "steps": 60, "seed": 0, "lr": 4e-3}
-    options = {"device": "cpu", "dtype": "bfloat16", "compile": False}
+    options = {"device": "cpu", "dtype": "bfloat16", "compile": False, "optimizer": "muon"}
     args = argparse.Namespace(**sizes, **options)
     texts = example.read_texts()
     vocabulary = example.Vocabulary(texts[0], args.vocabulary)
