@@ -16,19 +16,21 @@ namespace fa4::sm90 {
 /// P and dS are operands of the products for dv and dk as they stand.
 ///
 /// The consumers take turns at the tensor core; while one computes weights, the other's products
-/// run. A turn of step i:
+/// run. A turn of step i, where S is issued first:
 ///
 ///     S(i + 1) = K Q             its exponentials run under what follows
-///     dq(i - 1) = dS(i - 1) K    both consumers' dS are there, each computes half of the columns
+///     dq(i - 1) = dS(i - 1) K    both consumers' dS are there, each computes a half
 ///     dv += P(i) dO(i)
 ///     dk += dS(i) Q(i)
 ///     dP(i + 1) = V dO
+///
+/// Elsewhere dv, dk and dq are waited for, and S and dP of the next step follow them.
 template <BwdConfig kConfig, bool kSoftcap>
 struct BwdConsumer {
   using Plan = BwdPlan<kConfig>;
   static constexpr int kM = Plan::kBlockM;
   static constexpr int kD = Plan::kHeadDim;
-  static constexpr int kDqColumns = Plan::kDqColumns;
+  static constexpr int kDqColumns = Plan::DqLayout::kSliceColumns;
   static constexpr DType kDType = kConfig.dtype;
 
   const BwdBlock<kConfig>& b;
@@ -48,15 +50,14 @@ struct BwdConsumer {
   float dv[kD / 2];
   uint32_t p[kM / 4];  // weights, rounded
 
-  // dq takes the registers of dP where it fits them exactly: with its own ptxas spills, and with a
-  // part of them it serialises the products.
+  // Where S is in flight beside dq, dq takes the registers of dP: with its own ptxas spills. It must
+  // fit them exactly: in a part of them ptxas serialises the products.
   using Dq = float[kDqColumns / 2];
-  static constexpr bool kOwnDq = kDqColumns != kM;
-  static_assert(kOwnDq == Plan::kPassesEarly, "dP needs no register of dq");
-  float own_dq[kOwnDq ? kDqColumns / 2 : 1];
+  static_assert(!Plan::kScoresFirst || kDqColumns == kM);
+  float own_dq[Plan::kScoresFirst ? 1 : kDqColumns / 2];
   FA4_D Dq& dq() {
-    if constexpr (kOwnDq) return own_dq;
-    if constexpr (!kOwnDq) return dp;
+    if constexpr (Plan::kScoresFirst) return dp;
+    if constexpr (!Plan::kScoresFirst) return own_dq;
   }
 
   FA4_D BwdConsumer(const BwdBlock<kConfig>& block_, int warp_)
@@ -114,12 +115,15 @@ struct BwdConsumer {
         accumulate);
     ptx::wgmma_commit_group();
   }
-  /// This consumer's columns of dS K.
+  /// This consumer's rows or columns of dS K.
   FA4_D void issue_dq(int stage) {
-    const uint32_t k = b.k() + Plan::key_layout().unswizzled_offset(0, kDqColumns * consumer);
+    const int row = Plan::kDqByRows ? 64 * consumer : 0;
+    const int column = Plan::kDqByRows ? 0 : 64 * consumer;
+    const uint32_t ds = b.ds(stage) + Plan::ds_layout().unswizzled_offset(0, row);
+    const uint32_t k = b.k() + Plan::key_layout().unswizzled_offset(0, column);
     ptx::wgmma_fence();
     gmma_ss<kDType, kDqColumns, Plan::kBlockN, Major::kMN, Major::kMN>(
-        dq(), operand(b.ds(stage), Plan::ds_layout(), Major::kMN), Plan::ds_layout(),
+        dq(), operand(ds, Plan::ds_layout(), Major::kMN), Plan::ds_layout(),
         operand(k, Plan::key_layout(), Major::kMN), Plan::key_layout(), false);
     ptx::wgmma_commit_group();
   }
@@ -129,11 +133,9 @@ struct BwdConsumer {
     ptx::hold(dq());
     using Layout = typename Plan::DqLayout;
     const Dq& x = dq();
-    const int column = kDqColumns * consumer;
-    float* to =
-        b.args.dq_accumulator + int64_t{dq_block} * (kM * kD) +
-        Layout::slice(0, column, kD) * Layout::kSliceFloats +
-        Layout::fragment_offset(32 * warp + lane_index(), column % Layout::kSliceColumns / 2);
+    float* to = b.args.dq_accumulator + int64_t{dq_block} * (kM * kD) +
+                consumer * Layout::kSliceFloats +
+                Layout::fragment_offset(32 * warp + lane_index(), 0);
 #pragma unroll
     for (int i = 0; i < kDqColumns / 2; i += 4) {
       ptx::red_add_v4(to + Layout::fragment_offset(0, i), x[i], x[i + 1], x[i + 2], x[i + 3]);
@@ -178,11 +180,11 @@ struct BwdConsumer {
   FA4_D void differentiate() {
     const float* lse2 = b.lse2(ring.stage);
     const float* delta = b.delta(ring.stage);
-    float2 deltas[kM / 8];
-    if constexpr (!kSoftcap) {  // on their way while dP is waited for; softcap lacks the registers
+    // On their way while dP is waited for, as many as there are registers for.
+    constexpr int kAhead = kSoftcap ? 0 : Plan::kScoresFirst ? kM / 8 : 4;
+    float2 deltas[kAhead + 1];
 #pragma unroll
-      for (int j = 0; j < kM / 8; ++j) deltas[j] = pair_of(delta, j);
-    }
+    for (int j = 0; j < kAhead; ++j) deltas[j] = pair_of(delta, j);
     ptx::wgmma_wait_group<0>();
     ptx::hold(dp);
     const int row = 64 * consumer + 16 * warp + lane_index() % 16;
@@ -193,7 +195,7 @@ struct BwdConsumer {
 #pragma unroll
       for (int pair = 0; pair < 4; ++pair) {
         const int i = column / 2 + 2 * pair;
-        const float2 d = kSoftcap ? pair_of(delta, i / 4) : deltas[i / 4];
+        const float2 d = i / 4 < kAhead ? deltas[i / 4] : pair_of(delta, i / 4);
         float2 gradient;
         if constexpr (kSoftcap) {
           const float2 lse = pair_of(lse2, i / 4);
@@ -273,6 +275,10 @@ struct BwdConsumer {
   template <bool kFirst>
   FA4_D void turn();
   template <bool kFirst>
+  FA4_D void turn_scores_first();
+  template <bool kFirst>
+  FA4_D void turn_scores_last();
+  template <bool kFirst>
   FA4_D void last_turn();
   FA4_D void finish_dq();
   FA4_D void run();
@@ -298,6 +304,14 @@ FA4_D void BwdConsumer<kConfig, kSoftcap>::start() {
 template <BwdConfig kConfig, bool kSoftcap>
 template <bool kFirst>
 FA4_D void BwdConsumer<kConfig, kSoftcap>::turn() {
+  if constexpr (Plan::kScoresFirst) turn_scores_first<kFirst>();
+  if constexpr (!Plan::kScoresFirst) turn_scores_last<kFirst>();
+  next_step();
+}
+
+template <BwdConfig kConfig, bool kSoftcap>
+template <bool kFirst>
+FA4_D void BwdConsumer<kConfig, kSoftcap>::turn_scores_first() {
   wait_queries();
   if constexpr (!kFirst) wait_dq_turn();
   take_turn();
@@ -305,18 +319,12 @@ FA4_D void BwdConsumer<kConfig, kSoftcap>::turn() {
   if constexpr (!kFirst) issue_dq(ds_stage_before(2));
   issue_dv(!kFirst);
   issue_dk(!kFirst);
-  if constexpr (kOwnDq) {  // the other consumer need not wait for this dq
-    issue_dp();
-    pass_turn();
-  }
   if constexpr (!kFirst) {
-    ptx::wgmma_wait_group<kOwnDq ? 3 : 2>();
+    ptx::wgmma_wait_group<2>();
     add_dq();  // while dv and dk are in the tensor core
   }
-  if constexpr (!kOwnDq) {  // dP takes dq's registers
-    issue_dp();
-    pass_turn();
-  }
+  issue_dp();  // takes dq's registers
+  pass_turn();
   dq_block = dq_block_next;
   ptx::wgmma_wait_group<3>();  // S: all but dv, dk and dP
   ptx::hold(s);
@@ -326,7 +334,31 @@ FA4_D void BwdConsumer<kConfig, kSoftcap>::turn() {
   release_queries();
   if constexpr (!kFirst) release_dq();
   differentiate();
-  next_step();
+}
+
+template <BwdConfig kConfig, bool kSoftcap>
+template <bool kFirst>
+FA4_D void BwdConsumer<kConfig, kSoftcap>::turn_scores_last() {
+  if constexpr (!kFirst) wait_dq_turn();
+  take_turn();
+  issue_dv(!kFirst);
+  issue_dk(!kFirst);
+  if constexpr (!kFirst) issue_dq(ds_stage_before(2));
+  pass_turn();
+  ptx::wgmma_wait_group<0>();
+  ptx::hold(p);
+  if constexpr (!kFirst) add_dq();
+  release_queries();
+  wait_queries();
+  issue_s();
+  issue_dp();
+  dq_block = dq_block_next;
+  ptx::wgmma_wait_group<1>();  // S
+  ptx::hold(s);
+  weigh();
+  // Its branch keeps the wait for dP behind the exponentials: ptxas would move it ahead of them.
+  if constexpr (!kFirst) release_dq();
+  differentiate();
 }
 
 template <BwdConfig kConfig, bool kSoftcap>

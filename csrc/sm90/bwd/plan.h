@@ -22,7 +22,7 @@ struct BwdConfig {
 
 /// The configuration per head dim: sweeps in docs/kernels/bwd_sm90.md.
 FA4_HD constexpr BwdConfig bwd_config(DType dtype, int head_dim) {
-  return head_dim == 64 ? BwdConfig{dtype, 64, 64, 3} : BwdConfig{dtype, 128, 64, 3};
+  return head_dim == 64 ? BwdConfig{dtype, 64, 128, 2} : BwdConfig{dtype, 128, 64, 3};
 }
 
 // ---- Roles -------------------------------------------------------------------------------------
@@ -52,20 +52,25 @@ struct BwdPlan {
   static constexpr int kBlockM = kConfig.block_m;
   static constexpr int kHeadDim = kConfig.head_dim;
   static constexpr int kStages = kConfig.stages;
+  // Whether S of the next step is issued ahead of a step's other products, so that its exponentials
+  // run under them. With 128 queries per step the registers do not suffice, and then the turn is
+  // passed on before the products have been waited for.
+  static constexpr bool kScoresFirst = kBlockM == 64;
   // dS is written, then in the products of one consumer and of the other; one more stage where a
   // consumer passes the turn before it has waited for them.
-  static constexpr bool kPassesEarly = kHeadDim == 64;
-  static constexpr int kDsStages = kPassesEarly ? 4 : 3;
+  static constexpr int kDsStages = kScoresFirst ? 3 : 4;
 
   FA4_HD static constexpr TileLayout key_layout() { return {kBlockN, Swizzle::k128B}; }
   FA4_HD static constexpr TileLayout query_layout() { return {kBlockM, Swizzle::k128B}; }
   /// Of dS, transposed: a row per key, a column per query.
   FA4_HD static constexpr TileLayout ds_layout() { return {kBlockN, Swizzle::k128B}; }
 
-  // Each consumer computes half of the columns of dq: a slice of the accumulator, or half of one.
+  // Each consumer computes half of dq, half of its rows or of its columns: a slice of the accumulator.
   using DqLayout = DqLayoutSm90;
-  static constexpr int kDqColumns = kHeadDim / kConsumers;
-  static_assert(kBlockM == DqLayout::kSliceRows, "the rows of dq are those of one product");
+  static constexpr bool kDqByRows = kBlockM == kConsumers * DqLayout::kSliceRows;
+  static_assert(kDqByRows ? kHeadDim == DqLayout::kSliceColumns
+                          : kBlockM == DqLayout::kSliceRows &&
+                                kHeadDim == kConsumers * DqLayout::kSliceColumns);
 
   // ---- Roles -----------------------------------------------------------------------------------
   static constexpr int kConsumerWarps = 4 * kConsumers;
@@ -84,9 +89,10 @@ struct BwdPlan {
   // One more warp idles: setmaxnreg acts on whole warpgroups
   static_assert(kConsumers * kConsumerRegisters + kProducerRegisters <= 168 * (kConsumers + 1),
                 "setmaxnreg cannot hand out more than the launch got");
-  // dk, dv, S, dP and P stay in registers while products are in flight; dq lies over dP, or is
-  // small. With fewer registers beside them ptxas serialises the products (C7512).
-  static_assert(kHeadDim + kBlockM + kBlockM / 4 <=
+  // dk, dv, S and dP stay in registers while products are in flight, and P where S is issued first;
+  // else it takes the place of S. With fewer registers beside them ptxas serialises the products
+  // (C7512).
+  static_assert(kHeadDim + kBlockM + (kScoresFirst ? kBlockM / 4 : 0) <=
                 kConsumerRegisters - 28);  // 28: found with ptxas 12.8 to 13.0
 
   // ---- Barriers --------------------------------------------------------------------------------
