@@ -187,6 +187,7 @@ Statistics& Statistics::operator+=(const Statistics& part) {
   global_store_bytes += part.global_store_bytes;
   reduce_bytes += part.reduce_bytes;
   shared_operand_bytes += part.shared_operand_bytes;
+  shared_store_bytes += part.shared_store_bytes;
   cluster_copy_bytes += part.cluster_copy_bytes;
   clusters += part.clusters;
   seconds += part.seconds;
@@ -241,6 +242,7 @@ std::string Result::json() const {
       {"global_store_bytes", s.global_store_bytes},
       {"reduce_bytes", s.reduce_bytes},
       {"shared_operand_bytes", s.shared_operand_bytes},
+      {"shared_store_bytes", s.shared_store_bytes},
       {"cluster_copy_bytes", s.cluster_copy_bytes},
       {"clusters", s.clusters}};
   std::string text = "{\"statistics\": {";

@@ -153,6 +153,7 @@ py::dict statistics_dict(const Statistics& statistics) {
   row["global_store_bytes"] = statistics.global_store_bytes;
   row["reduce_bytes"] = statistics.reduce_bytes;
   row["shared_operand_bytes"] = statistics.shared_operand_bytes;
+  row["shared_store_bytes"] = statistics.shared_store_bytes;
   row["cluster_copy_bytes"] = statistics.cluster_copy_bytes;
   row["clusters"] = statistics.clusters;
   row["seconds"] = statistics.seconds;

@@ -181,6 +181,7 @@ struct Statistics {
   uint64_t global_load_bytes = 0, global_store_bytes = 0;  // by copy engines
   uint64_t reduce_bytes = 0;                               // global reductions by copy engines
   uint64_t shared_operand_bytes = 0;                       // shared memory read by MMAs
+  uint64_t shared_store_bytes = 0;                         // shared memory written by threads
   uint64_t cluster_copy_bytes = 0;                         // shared memory to another CTA's
   uint64_t clusters = 0;
   double seconds = 0;

@@ -130,8 +130,9 @@ def test_very_negative_lse(dims: dict[str, int]) -> None:
 
 @pytest.mark.parametrize("head_dim", [64, 96, 128])
 def test_bytes_are_those_of_the_plan(head_dim: int) -> None:
-    """What docs/kernels/bwd_sm100.md computes with: bytes that products read from shared memory,
-    that copies bring and that are added to dq, and products, per tile of keys and block of queries.
+    """What docs/kernels/bwd_sm100.md computes with, per tile of keys and block of queries: bytes
+    that products read from shared memory, that copies bring to it, that threads store to it and
+    that are added to dq from it; products.
     """
     blocks, tiles, heads = 3, 2, 2
     work = fwd_schedules.problem(
@@ -151,10 +152,13 @@ def test_bytes_are_those_of_the_plan(head_dim: int) -> None:
         torch.ops.fa4.bwd(x.dout, x.q, x.k, x.v, out, lse)
     steps = tiles * heads * blocks
     tile = 2 * 128 * head_dim  # bytes of 128 rows
+    ds, dq = 2 * 128 * 128, 4 * 128 * head_dim
     found = session.statistics
     # S and dP read two tiles, dV and dK one, their other operand is in tensor memory; dQ dS and K.
-    assert found["shared_operand_bytes"] == steps * (2 * 2 * tile + 2 * tile + 2 * 128 * 128 + tile)
+    assert found["shared_operand_bytes"] == steps * (2 * 2 * tile + 2 * tile + ds + tile)
     # Q, dO, lse2, delta of each step; K and V once.
     assert found["global_load_bytes"] == steps * (2 * tile + 2 * 4 * 128) + tiles * 2 * tile
-    assert found["reduce_bytes"] == steps * 4 * 128 * head_dim
+    # dS and dq of each step; dk and dv, and what describes the tile, once.
+    assert found["shared_store_bytes"] == steps * (ds + dq) + tiles * (2 * tile + 64)
+    assert found["reduce_bytes"] == steps * dq
     assert found["fma"] == steps * 5 * 128 * 128 * head_dim

@@ -184,16 +184,20 @@ void run_store(Warp& w, const Op& op) {
     checker->access(w, op, w.exec, static_cast<uint32_t>(bytes), true);
   uint8_t values[kMostBytes];
   bool changed = false;
+  uint64_t to_shared = 0;  // bytes
   for (uint32_t lanes = w.exec; lanes != 0; lanes &= lanes - 1) {
     const auto l = static_cast<uint32_t>(__builtin_ctz(lanes));
     for (int k = 0; k < op.list_count; ++k) {
       const uint32_t value = w.source(list[k])[l];
       std::memcpy(values + k * std::min<int>(4, op.width), &value, std::min<size_t>(4, op.width));
     }
-    uint8_t* const to = resolve(w, space, lane_address(w, op, l, kA), bytes, l);
+    const uint64_t address = lane_address(w, op, l, kA);
+    uint8_t* const to = resolve(w, space, address, bytes, l);
     changed |= std::memcmp(to, values, bytes) != 0;
     std::memcpy(to, values, bytes);
+    if (is_shared(space, address)) to_shared += bytes;
   }
+  w.cta->cluster->statistics.shared_store_bytes += to_shared;
   if (changed) w.cta->cluster->notify();
 }
 
