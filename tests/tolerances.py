@@ -70,6 +70,20 @@ def check_largest_error(
     )
 
 
+def cancellation(q: Tensor, k: Tensor, v: Tensor, dout: Tensor, scale: float) -> dict[str, float]:
+    """Bound of what rounding leaves in dq and dk where they should cancel; 0 for dv.
+
+    dS = P * (dP - D) is 0 for a row with one key, in exact arithmetic and in eager attention; where
+    dP and D are summed in different orders, a float32 rounding of dP stays.
+    """
+    if q.numel() == 0 or k.numel() == 0:
+        return dict.fromkeys("qkv", 0.0)
+    largest = [x.double().nan_to_num().norm(dim=-1).max().item() for x in (dout, v)]
+    left = 2**-23 * largest[0] * largest[1] * scale
+    of_q, of_k = (left * x.nan_to_num().abs().max().item() for x in (k, q))
+    return {"q": of_q, "k": of_k, "v": 0.0}
+
+
 def check_rmse(
     name: str,
     result: Tensor,

@@ -34,19 +34,6 @@ def gradients(
     return reference.Gradients(*(grad.cpu() for grad in grads))
 
 
-def cancellation(inputs: Inputs, factor: torch.Tensor) -> float:
-    """Bound of what rounding leaves in dQ (factor: k) or dK (factor: q) where it should cancel.
-
-    dS = P * (dP - D) is 0 for a row with one key, in exact arithmetic and in eager attention; where
-    dP and D are summed in different orders, a float32 rounding of dP stays.
-    """
-    if inputs.q.numel() == 0 or inputs.k.numel() == 0:
-        return 0.0
-    largest = [x.double().nan_to_num().norm(dim=-1).max().item() for x in (inputs.dout, inputs.v)]
-    scale = inputs.options.scale(inputs.case.head_dim)
-    return 2**-23 * largest[0] * largest[1] * scale * factor.nan_to_num().abs().max().item()
-
-
 def sink_rounding(inputs: Inputs, out: torch.Tensor, lse: torch.Tensor) -> float:
     """Bound of what the rounding of out leaves in dsink = -sum over rows of P_sink * (dout . out).
 
@@ -93,7 +80,8 @@ def check_backward(
     )
     factor, extra = (3.0, 3e-4) if case.softcap else (2.0, 0.0)
     many_rows = case.seqlen_q >= tolerances.FEWEST_KEYS_FOR_RMSE
-    rounding = {"q": cancellation(inputs, inputs.k), "k": cancellation(inputs, inputs.q), "v": 0.0}
+    scale = inputs.options.scale(case.head_dim)
+    rounding = tolerances.cancellation(*tensors, inputs.dout, scale)
     # The weights are 2^(score - lse). In float32 the sum over head_dim rounds about sqrt(head_dim)
     # times, scale, units and difference four times more, each by half a unit in the last place.
     score = reference.largest_score(*tensors[:2], spans, inputs.options)
