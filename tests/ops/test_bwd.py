@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cases
 import pytest
 import reference
@@ -140,6 +142,41 @@ _MANY_TILES = {"seqlen_q": 300, "seqlen_k": 420, "batch": 1}
 )
 def test_bwd_deterministic(case: Case, device: Device) -> None:
     check_backward(case, device, through_lse=False, deterministic=True)
+
+
+def test_bwd_is_the_slope(device: Device) -> None:
+    """Every element against the finite difference of attention in float64: no derivative that the
+    reference may have wrong too."""
+    dtype = str(device.dtype).removeprefix("torch.")
+    case = Case(
+        *(dtype, 1, 9, 13, 2, 1, 8, 8),
+        causal=True,
+        window=(6, -1),
+        softcap=3.0,
+        sink="float32",
+    )
+    inputs = case.inputs()
+    result = gradients(inputs.to(device.torch), through_lse=True)
+    operands = [x.double() for x in (inputs.q, inputs.k, inputs.v, inputs.sink)]
+
+    def loss() -> float:
+        options = replace(inputs.options, sink=operands[3])
+        out, lse = reference.attention(*operands[:3], iter(inputs.spans()), options)
+        return float((out * inputs.dout).sum() + (lse * inputs.dlse).sum())
+
+    step = 1e-5
+    for operand, name in zip(operands, ("q", "k", "v", "sink"), strict=True):
+        values = operand.view(-1)
+        slopes = torch.empty_like(values)
+        for i, value in enumerate(values.tolist()):
+            values[i] = value + step
+            ahead = loss()
+            values[i] = value - step
+            slopes[i] = (ahead - loss()) / (2 * step)
+            values[i] = value
+        got = getattr(result, name).double().flatten()
+        allowed = device.tolerance(2e-6)["atol"] * float(slopes.abs().max())
+        torch.testing.assert_close(got, slopes, atol=allowed, rtol=0, msg=lambda m, n=name: n + m)
 
 
 def test_bwd_empty_rows_have_no_gradient(device: Device) -> None:
