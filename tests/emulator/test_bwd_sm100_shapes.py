@@ -156,3 +156,16 @@ def test_blocks_do_wait_for_each_other() -> None:
     work = fwd_schedules.problem(ORDERED[0])
     with pytest.raises(RuntimeError, match="fa4_bwd_sm100_hd64_bf16"):
         bwd_schedules.gradients("sm100", work, options, deterministic=True)
+
+
+def test_order_of_additions_shows() -> None:
+    """... and with many tiles the bits of dq tell in which order they were added."""
+    case = Case("float16", 1, 300, 1100, 4, 1)
+    work = fwd_schedules.problem(case)
+    orders = [Options(threads=1, order=order) for order in ("ascending", "descending")]
+    for deterministic in (False, True):
+        first, second = (
+            bwd_schedules.gradients("sm100", work, options, deterministic=deterministic)
+            for options in orders
+        )
+        assert torch.equal(first.q, second.q) == deterministic

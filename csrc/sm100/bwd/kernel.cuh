@@ -61,7 +61,7 @@ FA4_D void bwd_body(const BwdArgs& args) {
   if (warp == Plan::kMmaWarp) ptx::tcgen05_alloc_all(block.address + Plan::kTmemOffset);
   ptx::tcgen05_fence_before();  // the allocation comes before what others do with it
   __syncthreads();
-  ptx::tcgen05_fence_after();
+  ptx::tcgen05_fence_after();  // behind the allocation
 
   if (warp < Plan::kFirstComputeWarp) {
     set_registers<Plan::kReduceRegisters>();
@@ -73,7 +73,7 @@ FA4_D void bwd_body(const BwdArgs& args) {
     set_registers<Plan::kOtherRegisters>();
     if (warp == Plan::kMmaWarp) {
       if (ptx::elect_sync()) role_mma(block);
-      __syncwarp();
+      __syncwarp();  // a whole warp frees
       ptx::tcgen05_dealloc_all(block.tmem());
     }
     if (warp == Plan::kLoadWarp && ptx::elect_sync()) role_load(block);

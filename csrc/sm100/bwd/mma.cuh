@@ -131,7 +131,7 @@ FA4_D void role_mma(const BwdBlock<kConfig>& b) {
   // Tensor memory is given back when everything has been read.
   issuer.wait_dq_read();
   b.template wait<kBwdDkvEmpty>(0, 0);
-  ptx::tcgen05_fence_after();
+  ptx::tcgen05_fence_after();  // it is freed behind what others did with it
 }
 
 }  // namespace fa4::sm100

@@ -56,7 +56,7 @@ struct BwdReduce {
         ptx::store_shared_v4(lane + 4 * Layout::vector_offset(0, i), dq + column + i);
       }
       ptx::fence_proxy_async();  // by every writer: the copy reads what these stores wrote
-      __syncwarp();
+      __syncwarp();              // staged by all lanes
       if (sends) {
         ptx::bulk_reduce_add(to + Layout::vector_offset(0, column), staged, Plan::kDqBytes);
         ptx::bulk_commit_group();
