@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--modes", type=_modes, default=[*MODES], help=",".join(MODES))
     add("--steps", type=int, default=300, help="300")
     add("--tokens", type=int, default=32768, help="of a step: 32768")
-    add("--lr", type=float, default=2e-3, help="peak learning rate: 2e-3")
+    add("--lr", type=float, default=5e-4, help="peak learning rate: 5e-4")
     add("--case-limit", type=float, default=300, metavar="SECONDS", help="ends a case: 300")
     add("--time-limit", type=float, metavar="SECONDS", help="stop before the case beyond it")
     for name, default in SIZES.items():

@@ -117,9 +117,15 @@ TYPED_TEST(PlanBwdSm90, AccumulatorsFitTheRegisters) {
   const int dk = Plan::kHeadDim / 2, dv = Plan::kHeadDim / 2;
   const int scores = Plan::kBlockM / 2, dp = Plan::kBlockM / 2;
   const int weights = Plan::kBlockM / 4;  // in pairs
-  const int dq = Plan::kDqColumns / 2 * Plan::kBlockM / 64;
-  const int own_dq = dq == dp ? 0 : dq;  // else it lies over dP
-  EXPECT_LT(dk + dv + scores + dp + weights + own_dq, Plan::kConsumerRegisters);
+  const int dq = Plan::kDqColumns / 2 * Plan::kDqRows / 64;
+  if (Plan::kScoresFirst) {
+    // S in flight beside the products of the step before; dq lies over dP.
+    EXPECT_EQ(dq, dp);
+    EXPECT_LT(dk + dv + scores + dp + weights, Plan::kConsumerRegisters);
+  } else {
+    EXPECT_LT(dk + dv + scores + dp, Plan::kConsumerRegisters);
+    EXPECT_LT(dk + dv + weights + dq, Plan::kConsumerRegisters);
+  }
 }
 
 // ---- Barriers ----------------------------------------------------------------------------------
@@ -251,8 +257,9 @@ TYPED_TEST(PlanBwdSm90, BytesOfAStepAreThoseOfItsCopies) {
 
 TYPED_TEST(PlanBwdSm90, DsHasABufferForEveryTurnThatReadsIt) {
   using Plan = typename TestFixture::Plan;
-  // One is written; the turn of each consumer may still read an older one.
-  EXPECT_GE(Plan::kDsStages, 1 + Plan::kConsumers);
+  // One is written; the turn of each consumer may still read an older one, and one more where a
+  // turn is passed on before its products have been waited for.
+  EXPECT_GE(Plan::kDsStages, 1 + Plan::kConsumers + (Plan::kScoresFirst ? 0 : 1));
 }
 
 // ---- Products ----------------------------------------------------------------------------------
@@ -285,7 +292,7 @@ TYPED_TEST(PlanBwdSm90, ProductsRunNearTheTensorCoresRate) {
   // Of one consumer and step; dq in as many instructions of 64 rows as it has.
   const int scores = 2 * clocks(m, false) * (d / 16);
   const int dv = clocks(d, true) * (m / 16), dk = clocks(d, false) * (m / 16);
-  const int dq = clocks(Plan::kDqColumns, false) * (keys / 16) * (m / 64);
+  const int dq = clocks(Plan::kDqColumns, false) * (keys / 16) * (Plan::kDqRows / 64);
   const int all = Plan::kConsumers * (scores + dv + dk + dq);
   const int least = 5 * m * keys * d / 2048;
   EXPECT_GE(all, least);
@@ -295,21 +302,20 @@ TYPED_TEST(PlanBwdSm90, ProductsRunNearTheTensorCoresRate) {
 TYPED_TEST(PlanBwdSm90, ConsumersAddEveryElementOfDqOnce) {
   using Plan = typename TestFixture::Plan;
   using Layout = typename Plan::DqLayout;
-  EXPECT_EQ(Plan::kDqColumns * Plan::kConsumers, Plan::kHeadDim);
+  EXPECT_EQ(Plan::kDqRows * Plan::kDqColumns * Plan::kConsumers, Plan::kBlockM * Plan::kHeadDim);
   EXPECT_EQ(Layout::slices(Plan::kBlockM, Plan::kHeadDim) * Layout::kSliceFloats,
             Plan::kBlockM * Plan::kHeadDim);
   std::vector<int> added(Plan::kBlockM * Plan::kHeadDim);
   for (int consumer = 0; consumer < Plan::kConsumers; ++consumer) {
-    for (int row = 0; row < Plan::kBlockM; ++row) {
-      const int first = Plan::kDqColumns * consumer;
-      for (int column = first; column < first + Plan::kDqColumns; ++column)
+    const int first_row = Plan::kDqByRows ? Plan::kDqRows * consumer : 0;
+    const int first_column = Plan::kDqByRows ? 0 : Plan::kDqColumns * consumer;
+    for (int row = first_row; row < first_row + Plan::kDqRows; ++row) {
+      for (int column = first_column; column < first_column + Plan::kDqColumns; ++column) {
         ++added[Layout::offset(row, column, Plan::kHeadDim)];
+        EXPECT_EQ(Layout::slice(row, column, Plan::kHeadDim), consumer) << "whose slice it is";
+      }
     }
-    // A thread adds four registers at a time, in one slice.
-    EXPECT_EQ(Plan::kDqColumns / 2 % 4, 0);
-    EXPECT_EQ(Plan::kDqColumns * consumer / Layout::kSliceColumns,
-              (Plan::kDqColumns * (consumer + 1) - 1) / Layout::kSliceColumns)
-        << "consumer " << consumer << " would add to two slices";
+    EXPECT_EQ(Plan::kDqColumns / 2 % 4, 0) << "a thread adds four registers at a time";
   }
   EXPECT_EQ(std::count(added.begin(), added.end(), 1), static_cast<int64_t>(added.size()));
 }

@@ -30,7 +30,7 @@ struct BwdConsumer {
   using Plan = BwdPlan<kConfig>;
   static constexpr int kM = Plan::kBlockM;
   static constexpr int kD = Plan::kHeadDim;
-  static constexpr int kDqColumns = Plan::DqLayout::kSliceColumns;
+  static constexpr int kDqColumns = Plan::kDqColumns;
   static constexpr DType kDType = kConfig.dtype;
 
   const BwdBlock<kConfig>& b;
@@ -117,8 +117,8 @@ struct BwdConsumer {
   }
   /// This consumer's rows or columns of dS K.
   FA4_D void issue_dq(int stage) {
-    const int row = Plan::kDqByRows ? 64 * consumer : 0;
-    const int column = Plan::kDqByRows ? 0 : 64 * consumer;
+    const int row = Plan::kDqByRows ? Plan::kDqRows * consumer : 0;
+    const int column = Plan::kDqByRows ? 0 : kDqColumns * consumer;
     const uint32_t ds = b.ds(stage) + Plan::ds_layout().unswizzled_offset(0, row);
     const uint32_t k = b.k() + Plan::key_layout().unswizzled_offset(0, column);
     ptx::wgmma_fence();

@@ -68,9 +68,9 @@ struct BwdPlan {
   // Each consumer computes half of dq, half of its rows or of its columns: a slice of the accumulator.
   using DqLayout = DqLayoutSm90;
   static constexpr bool kDqByRows = kBlockM == kConsumers * DqLayout::kSliceRows;
-  static_assert(kDqByRows ? kHeadDim == DqLayout::kSliceColumns
-                          : kBlockM == DqLayout::kSliceRows &&
-                                kHeadDim == kConsumers * DqLayout::kSliceColumns);
+  static constexpr int kDqRows = kDqByRows ? kBlockM / kConsumers : kBlockM;
+  static constexpr int kDqColumns = kDqByRows ? kHeadDim : kHeadDim / kConsumers;
+  static_assert(kDqRows == DqLayout::kSliceRows && kDqColumns == DqLayout::kSliceColumns);
 
   // ---- Roles -----------------------------------------------------------------------------------
   static constexpr int kConsumerWarps = 4 * kConsumers;
