@@ -27,6 +27,8 @@ class PlanBarrier:
     done: what completes a phase: "threads" arrive, copies deliver "bytes" that threads announce, or
         a tcgen05 "commit".
     signals, waits: names of the roles that may.
+    holder: which CTA of a pair holds the mbarriers that a role signals: its "own", the "leader" (of
+        even rank, who alone waits), "both", or its "peer".
     """
 
     name: str
@@ -36,6 +38,7 @@ class PlanBarrier:
     done: Literal["threads", "bytes", "commit"] = "threads"
     signals: Sequence[str] = ()
     waits: Sequence[str] = ()
+    holder: Literal["own", "leader", "both", "peer"] = "own"
 
 
 @dataclass(frozen=True)

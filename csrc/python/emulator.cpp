@@ -79,6 +79,7 @@ void read(const py::object& options, const char* field, Value* value) {
 
 emulator::Plan plan_of(const py::handle& from) {
   using Done = emulator::Plan::Done;
+  using Holder = emulator::Plan::Holder;
   emulator::Plan plan;
   for (const py::handle row : from.attr("roles")) {
     plan.roles.push_back({row.attr("name").cast<std::string>(),
@@ -96,6 +97,11 @@ emulator::Plan plan_of(const py::handle& from) {
         {{"threads", Done::kThreads}, {"bytes", Done::kBytes}, {"commit", Done::kCommit}});
     barrier.signals = row.attr("signals").cast<std::vector<std::string>>();
     barrier.waits = row.attr("waits").cast<std::vector<std::string>>();
+    barrier.holder = choice<Holder>(py::reinterpret_borrow<py::object>(row), "holder",
+                                    {{"own", Holder::kOwn},
+                                     {"leader", Holder::kLeader},
+                                     {"both", Holder::kBoth},
+                                     {"peer", Holder::kPeer}});
     plan.barriers.push_back(std::move(barrier));
   }
   return plan;

@@ -143,7 +143,8 @@ py::list role_dicts(const PlanRow& plan) {
 
 /// A ring that a configuration has no use for has no stages, and no row.
 py::list barrier_dicts(const PlanRow& plan) {
-  constexpr const char* kDone[] = {"threads", "bytes", "commit"};  // of enum Done
+  constexpr const char* kDone[] = {"threads", "bytes", "commit"};       // of enum Done
+  constexpr const char* kHolder[] = {"own", "leader", "both", "peer"};  // of enum Holder
   py::list rows;
   uint32_t offset = plan.bar_offset;
   for (const BarrierRow& barrier : plan.barriers) {
@@ -156,6 +157,7 @@ py::list barrier_dicts(const PlanRow& plan) {
     row["done"] = kDone[static_cast<int>(barrier.done)];
     row["signals"] = role_names(plan.roles, barrier.signals);
     row["waits"] = role_names(plan.roles, barrier.waits);
+    row["holder"] = kHolder[static_cast<int>(barrier.holder)];
     rows.append(std::move(row));
     offset += 8 * static_cast<uint32_t>(barrier.stages);
   }

@@ -115,6 +115,13 @@ struct Plan {
     kBytes,    // threads announce bytes, copies deliver them
     kCommit,   // tcgen05.commit
   };
+  /// Which CTA holds the mbarriers that a role signals, in kernels of CTA pairs.
+  enum class Holder : uint8_t {
+    kOwn,     // the signaller's
+    kLeader,  // the one of even rank, where both signal and it alone waits
+    kBoth,    // both
+    kPeer,    // the other one
+  };
   struct Role {
     std::string name;
     uint32_t first_warp = 0;
@@ -129,6 +136,7 @@ struct Plan {
     Done done = Done::kThreads;
     std::vector<std::string> signals;  // roles that arrive, announce bytes or commit
     std::vector<std::string> waits;    // roles that wait
+    Holder holder = Holder::kOwn;
   };
   std::vector<Role> roles;
   std::vector<Barrier> barriers;

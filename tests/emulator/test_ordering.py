@@ -85,6 +85,7 @@ THREAD_COPIES = Idiom(
     "ordering.cu", "thread_copies_hand_over", 64, 64, input_words=256, shared_bytes=2048
 )
 PEERS = Idiom("ordering.cu", "peers_hand_over", 64, 32, grid=2, cluster=2)
+PAIR = Idiom("ordering.cu", "pair_arrives", 2, 64, grid=2, cluster=2)
 WGMMA = Idiom("ordering_wgmma.cu", "wgmma_hand_over", 640, 160)
 TMEM = Idiom("ordering_tmem.cu", "tensor_memory_hand_over", 4096, 160, shared_bytes=10240)
 
@@ -342,6 +343,41 @@ def test_plan_of_commits(machine: Machine) -> None:
     assert "plan: s_full: warp 4 (mma) commits, the plan completes it by arrivals of thr" in text
 
 
+HELD = {
+    holder: PlanBarrier(holder, 8 * number, signals=["load"], waits=["reader"], holder=holder)
+    for number, holder in enumerate(("own", "leader", "both", "peer"))
+}
+HELD["leader"] = replace(HELD["leader"], arrivals=2)
+
+
+@pytest.mark.parametrize(
+    ("row", "holder", "at", "says"),
+    [
+        ("own", "peer", "[01]", "its peer"),
+        ("leader", "own", "0", "its own CTA"),
+        ("leader", "peer", "[01]", "its peer"),
+        ("both", "leader", "1", "the leader of the pair"),
+        ("peer", "own", "[01]", "its own CTA"),
+    ],
+)
+def test_plan_of_a_pair(machine: Machine, row: str, holder: Any, at: str, says: str) -> None:
+    """Who holds an mbarrier is compared with where arrivals go."""
+    launch(machine, PAIR, 0, plans={PAIR.kernel: Plan(ROLES, list(HELD.values()))})
+    rows = HELD | {row: replace(HELD[row], holder=holder)}
+    text = report(machine, PAIR, 0, plans={PAIR.kernel: Plan(ROLES, list(rows.values()))})
+    who = r"warp 0 of CTA [01] \(load\)"
+    assert re.search(f"{row}: {who} arrives at the one of CTA {at}, the plan says {says},", text)
+
+
+def test_plan_of_a_pair_lets_the_leader_wait(machine: Machine) -> None:
+    rows = HELD | {"leader": replace(HELD["leader"], arrivals=1)}
+    plans = {PAIR.kernel: Plan(ROLES, list(rows.values()))}
+    text = report(machine, PAIR, 1, plans=plans, max_findings=9)
+    assert "leader: warp 0 of CTA 1 (load) arrives at the one of CTA 1, the plan says the" in text
+    waits = r"leader: warp 1 of CTA 1 \(reader\) waits in line .* reader of the pair's leader wait"
+    assert re.search(waits, text)
+
+
 def test_options_name_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="check: must be one of 'off', 'deployed', 'strict'"):
         emulator.Options(check="loose")
@@ -349,6 +385,11 @@ def test_options_name_what_is_wrong() -> None:
         emulator.Options(max_findings=0)
     with pytest.raises(ValueError, match="plans: must map kernels' names to Plan, got 'k': dict"):
         emulator.Options(plans={"k": {}})
+    held = PlanBarrier("full", 0, holder="nobody")
+    with pytest.raises(ValueError, match="holder: must be one of own, leader, both, peer, got nob"):
+        emulator.Module(
+            ".version 8.8\n.target sm_90a\n.address_size 64\n.entry k() { ret; }"
+        ).launch("k", 1, 1, [], options=emulator.Options(plans={"k": Plan([], [held])}))
     row = PlanBarrier("full", 0, done="never")
     with pytest.raises(ValueError, match="done: must be one of threads, bytes, commit, got never"):
         emulator.Module(

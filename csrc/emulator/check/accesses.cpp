@@ -166,7 +166,7 @@ uint32_t Checker::copy_in(Warp& w, const Op& op, Cta& to, uint32_t offset, uint3
   Mbarrier* const b = find(barrier_cta, barrier);
   if (b == nullptr) return 0;  // faults when it completes
   check_ready(w, op, barrier_cta, barrier, *b, true);
-  check_planned_signal(w, op, *b, barrier, Plan::Done::kBytes, Arrival::kBytes);
+  check_planned_signal(w, op, barrier_cta, *b, Plan::Done::kBytes, Arrival::kBytes);
   Access x = ordinary(w, op, true);
   x.async = true;
   x.epoch = {agent_of(*b, barrier_cta, barrier), pc_of(w, op), ++b->copies};

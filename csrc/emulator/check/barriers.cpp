@@ -55,7 +55,7 @@ void Checker::mbarrier_arrive(Warp& w, const Op& op, Cta& cta, uint32_t offset, 
   Mbarrier* const b = find(cta, offset);
   if (b == nullptr) return;  // the arrival itself faults
   check_ready(w, op, cta, offset, *b, false);
-  check_planned_signal(w, op, *b, offset, Plan::Done::kThreads, kind);
+  check_planned_signal(w, op, cta, *b, Plan::Done::kThreads, kind);
   if (kind != Arrival::kThread) b->bytes_announced = true;
   Party& p = party(w);
   if (cta.rank != w.cta->rank) use(cta, {p.index, pc_of(w, op), time(p)}, w, op);
@@ -74,7 +74,7 @@ void Checker::mbarrier_waited(Warp& w, const Op& op, Cta& cta, uint32_t offset) 
   Mbarrier* const b = find(cta, offset);
   if (b == nullptr) return;
   check_ready(w, op, cta, offset, *b, false);
-  check_planned_wait(w, op, *b, offset);
+  check_planned_wait(w, op, *b);
   Party& p = party(w);
   hear(p, b->done);
   if (b->waits.size() <= p.index) b->waits.resize(parties_.size());
@@ -87,7 +87,7 @@ void Checker::promise(Warp& w, const Op& op, Cta& cta, uint32_t offset, bool com
   check_ready(w, op, cta, offset, *b, true);
   const Party& p = party(w);
   if (!commit) return;
-  check_planned_signal(w, op, *b, offset, Plan::Done::kCommit, Arrival::kThread);
+  check_planned_signal(w, op, cta, *b, Plan::Done::kCommit, Arrival::kThread);
   if (cta.rank != w.cta->rank)
     use(cta, {agent(kMmas, p), pc_of(w, op), p.queues[kMmas].last()}, w, op);
 }

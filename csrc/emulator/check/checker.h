@@ -257,9 +257,9 @@ class Checker {
   const std::string& role_of(const Warp& w) const;
   void check_planned_init(Warp& w, const Op& op, uint32_t offset, const Mbarrier& b,
                           uint32_t count);
-  void check_planned_signal(Warp& w, const Op& op, const Mbarrier& b, uint32_t offset,
-                            Plan::Done how, Arrival kind);
-  void check_planned_wait(Warp& w, const Op& op, const Mbarrier& b, uint32_t offset);
+  void check_planned_signal(Warp& w, const Op& op, const Cta& cta, const Mbarrier& b,
+                            Plan::Done how, Arrival kind);  // cta: holds the mbarrier
+  void check_planned_wait(Warp& w, const Op& op, const Mbarrier& b);
 
   // ---- Facts about instructions, looked up once each
   enum : uint8_t {

@@ -37,6 +37,25 @@ const char* done_text(Plan::Done done) {
                                       : "tcgen05.commit";
 }
 
+bool held_by(Plan::Holder holder, uint32_t rank, uint32_t signaller) {
+  switch (holder) {
+    case Plan::Holder::kOwn:
+      return rank == signaller;
+    case Plan::Holder::kLeader:
+      return rank == (signaller & ~1u);
+    case Plan::Holder::kBoth:
+      return (rank ^ signaller) <= 1;
+    default:
+      return rank == (signaller ^ 1u);
+  }
+}
+
+const char* holder_text(Plan::Holder holder) {
+  constexpr const char* kTexts[] = {"its own CTA", "the leader of the pair",
+                                    "the two CTAs of its pair", "its peer"};
+  return kTexts[static_cast<int>(holder)];
+}
+
 }  // namespace
 
 std::string barrier_name(const Options& options, const Code& code, uint32_t offset) {
@@ -85,7 +104,7 @@ void Checker::check_planned_init(Warp& w, const Op& op, uint32_t offset, const M
   }
 }
 
-void Checker::check_planned_signal(Warp& w, const Op& op, const Mbarrier& b, uint32_t,
+void Checker::check_planned_signal(Warp& w, const Op& op, const Cta& cta, const Mbarrier& b,
                                    Plan::Done how, Arrival kind) {
   const Plan::Barrier* const row = b.plan.row;
   if (row == nullptr) return;
@@ -100,6 +119,10 @@ void Checker::check_planned_signal(Warp& w, const Op& op, const Mbarrier& b, uin
                                                       : "arrives";
   if (!holds(row->signals, role_of(w)))
     return report(std::string(act) + ", the plan lets " + list(row->signals) + " signal,");
+  if (!held_by(row->holder, cta.rank, w.cta->rank)) {
+    return report(std::string(act) + " at the one of CTA " + std::to_string(cta.rank) +
+                  ", the plan says " + holder_text(row->holder) + ",");
+  }
   const bool announces = how == Plan::Done::kThreads && kind != Arrival::kThread;
   const Plan::Done done = announces ? Plan::Done::kBytes : how;
   const bool arrives_after_announcing =
@@ -110,12 +133,15 @@ void Checker::check_planned_signal(Warp& w, const Op& op, const Mbarrier& b, uin
   }
 }
 
-void Checker::check_planned_wait(Warp& w, const Op& op, const Mbarrier& b, uint32_t) {
+void Checker::check_planned_wait(Warp& w, const Op& op, const Mbarrier& b) {
   const Plan::Barrier* const row = b.plan.row;
-  if (row == nullptr || holds(row->waits, role_of(w))) return;
+  if (row == nullptr) return;
+  const bool follows = row->holder == Plan::Holder::kLeader && w.cta->rank % 2 != 0;
+  if (holds(row->waits, role_of(w)) && !follows) return;
   found("plan " + std::to_string(op.line) + row->name,
         "plan: " + row_name(*row, b.plan.stage) + ": " + warp_text(party(w)) + " waits in " +
-            line_text(pc_of(w, op)) + ", the plan lets " + list(row->waits) + " wait");
+            line_text(pc_of(w, op)) + ", the plan lets " + list(row->waits) +
+            (row->holder == Plan::Holder::kLeader ? " of the pair's leader wait" : " wait"));
 }
 
 }  // namespace fa4::emulator::check

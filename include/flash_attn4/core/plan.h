@@ -23,6 +23,15 @@ enum class Done : uint8_t {
   kMmaCommit,  // the tensor core, when it has finished (SM100)
 };
 
+/// Which CTA holds the mbarriers that a role signals. CTAs of a pair have the same barriers at the
+/// same places; who waits does so in its own CTA.
+enum class Holder : uint8_t {
+  kOwn,     // the signaller's
+  kLeader,  // the one of even rank, whichever of the two signals: it alone waits
+  kBoth,    // both: one signals for both
+  kPeer,    // the other one
+};
+
 /// A ring of mbarriers that hands one kind of buffer from one side to the other.
 struct BarrierRow {
   const char* name;  // <buffer>_<state>
@@ -31,6 +40,7 @@ struct BarrierRow {
   uint32_t signals;  // roles that arrive
   Done done;
   uint32_t waits;  // roles that wait
+  Holder holder = Holder::kOwn;
 };
 
 /// The rows of a kernel, in the order of its enum of barriers.

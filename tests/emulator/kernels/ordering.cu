@@ -120,6 +120,32 @@ KERNEL peers_hand_over(uint32_t* out, int without) {
   if (without == 3) ptx::cluster_sync();
 }
 
+/// Warps 0 of a pair arrive at mbarriers of their own CTA, of the leader, of both and of each other;
+/// warps 1 wait. The rows own, leader, both and peer of the plan, in this order.
+KERNEL pair_arrives(uint32_t* out, int without) {
+  const uint32_t own = ptx::shared_address(dynamic_shared), leader = own + 8, both = own + 16,
+                 peer = own + 24;
+  const uint32_t rank = ptx::cluster_ctarank();
+  if (threadIdx.x == 0) {
+    for (uint32_t bar : {own, leader, both, peer})
+      ptx::mbarrier_init(bar, bar == leader && without == 0 ? 2 : 1);
+    ptx::fence_mbarrier_init();
+  }
+  ptx::cluster_sync();
+  if (threadIdx.x == 0) {
+    ptx::mbarrier_arrive(own);
+    ptx::mbarrier_arrive_remote(ptx::mapa(leader, without == 1 ? rank : 0));
+    ptx::mbarrier_arrive_remote(ptx::mapa(peer, rank ^ 1));
+    for (uint32_t to = 0; to < 2 && rank == 0; ++to)
+      ptx::mbarrier_arrive_remote(ptx::mapa(both, to));
+  } else if (threadIdx.x == 32) {
+    for (uint32_t bar : {own, leader, both, peer})
+      if (bar != leader || rank == 0 || without == 1) ptx::mbarrier_wait(bar, 0);
+    out[blockIdx.x] = 1;
+  }
+  ptx::cluster_sync();
+}
+
 /// Reads what nobody wrote, beside what somebody did.
 KERNEL unwritten(uint32_t* out) {
   uint32_t* const buffer = words_at(kBuffer);
