@@ -73,6 +73,7 @@ class Instruction:
     opcode: str
     operands: str
     target: int | None  # of a branch
+    table: tuple[int, ...] = ()  # of a jump through a table, where the listing tells: its targets
 
     @property
     def kind(self) -> str:
@@ -110,6 +111,7 @@ _LABEL = re.compile(r"^([.$\w]+):")
 _INSTRUCTION = re.compile(
     r"^\s*/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+)?\s*([A-Z][A-Z0-9_.]*)\s*([^;]*);"
 )
+_TABLE = re.compile(r"BRANCH_TARGETS ([^\"]*)")
 _TARGET = re.compile(r"`\((\S+)\)|\b0x([0-9a-f]+)\s*$")
 
 
@@ -123,7 +125,8 @@ def parse(text: str) -> dict[str, list[Instruction]]:
     def close() -> None:
         if rows:
             functions[name] = [
-                Instruction(*row, target=_target(row[2], row[3], labels)) for row in rows
+                Instruction(*row, _target(row[2], row[3], labels), _table(row[3], labels))
+                for row in rows
             ]
         labels.clear()
         rows.clear()
@@ -150,6 +153,13 @@ def _target(opcode: str, operands: str, labels: dict[str, int]) -> int | None:
     if found is None:
         return None
     return labels.get(found[1]) if found[1] else int(found[2], 16)
+
+
+def _table(operands: str, labels: dict[str, int]) -> tuple[int, ...]:
+    """nvdisasm puts the targets of a BRX in a comment behind it."""
+    found = _TABLE.search(operands)
+    names = found[1].split(",") if found is not None else []
+    return tuple(labels[name.strip()] for name in names if name.strip() in labels)
 
 
 def find_nvdisasm() -> Path | None:
@@ -185,8 +195,7 @@ class Flow:
     def __init__(self, instructions: list[Instruction]) -> None:
         starts = {instructions[0].address}
         for before, after in zip(instructions, [*instructions[1:], None], strict=True):
-            if before.target is not None:
-                starts.add(before.target)
+            starts.update(before.table if before.target is None else (before.target,))
             if after is not None and (before.is_branch or not before.falls_through):
                 starts.add(after.address)
         self.blocks: list[list[Instruction]] = []
@@ -207,8 +216,8 @@ class Flow:
         found = []
         if last.falls_through and index + 1 < len(self.blocks):
             found.append(index + 1)
-        if last.is_branch:
-            found.extend(i for i, b in enumerate(self.blocks) if b[0].address == last.target)
+        targets = (last.target,) if last.is_branch else last.table
+        found.extend(i for i, b in enumerate(self.blocks) if b[0].address in targets)
         return found
 
     def _reverse_postorder(self) -> list[int]:
