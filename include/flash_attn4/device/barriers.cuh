@@ -66,7 +66,7 @@ FA4_D void wait_counter(const int32_t* counter, int32_t value) {
 }
 
 /// Sets up the mbarriers of Plan::kBarriers from address `base` on. By one thread; the others may
-/// use them after a __syncthreads.
+/// use them after a __syncthreads, those of the other CTA of a pair after a barrier of the cluster.
 template <class Plan>
 FA4_D void init_barriers(uint32_t base) {
   constexpr auto kTable = Plan::kBarriers;

@@ -20,17 +20,17 @@ FA4_D uint64_t umma_operand(uint32_t address, uint32_t offset, TileLayout tile, 
 }
 
 /// D = A B^T, both K-major in shared memory with kK columns: row m of A times row n of B.
-template <int kK>
+template <int kK, int kCtas = 1>
 FA4_D void umma_abt(uint32_t d, uint32_t a, TileLayout a_tile, uint32_t b, TileLayout b_tile,
                     uint32_t instruction) {
   ptx::keep_here(a);
   ptx::keep_here(b);
 #pragma unroll
   for (int step = 0; step < kK / 16; ++step) {
-    ptx::tcgen05_mma_ss(d,
-                        umma_operand(a, a_tile.k_step_offset(Major::kK, step), a_tile, Major::kK),
-                        umma_operand(b, b_tile.k_step_offset(Major::kK, step), b_tile, Major::kK),
-                        instruction, step > 0);
+    ptx::tcgen05_mma_ss<kCtas>(
+        d, umma_operand(a, a_tile.k_step_offset(Major::kK, step), a_tile, Major::kK),
+        umma_operand(b, b_tile.k_step_offset(Major::kK, step), b_tile, Major::kK), instruction,
+        step > 0);
   }
 }
 
@@ -51,6 +51,7 @@ FA4_D void umma_atb(uint32_t d, uint32_t a, TileLayout a_tile, uint32_t b, TileL
 
 /// D += A B for the k-steps [first, last) of A, which is in tensor memory, where B is the tile at
 /// `b`, MN-major, whose first row meets k-step `origin` of A. D = A B in k-step 0 unless accumulate.
+template <int kCtas = 1>
 FA4_D void umma_ab(uint32_t d, uint32_t a, uint32_t b, TileLayout b_tile, uint32_t instruction,
                    int origin, int first, int last, bool accumulate) {
   ptx::keep_here(a);
@@ -58,8 +59,8 @@ FA4_D void umma_ab(uint32_t d, uint32_t a, uint32_t b, TileLayout b_tile, uint32
 #pragma unroll
   for (int step = first; step < last; ++step) {
     const uint32_t offset = b_tile.k_step_offset(Major::kMN, step - origin);
-    ptx::tcgen05_mma_ts(d, a + 8 * step, umma_operand(b, offset, b_tile, Major::kMN), instruction,
-                        accumulate || step > 0);
+    ptx::tcgen05_mma_ts<kCtas>(d, a + 8 * step, umma_operand(b, offset, b_tile, Major::kMN),
+                               instruction, accumulate || step > 0);
   }
 }
 

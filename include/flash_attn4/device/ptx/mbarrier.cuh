@@ -19,6 +19,14 @@ FA4_D void mbarrier_arrive(uint32_t bar) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
 
+/// The same at an mbarrier of any CTA of the cluster, whose address is cluster_address's. With the
+/// scope of a CTA, as CUTLASS does it: .release.cluster would be a fence of the whole GPU, and waits
+/// with .acquire.cluster would drop the L1 cache. For tensor memory between its fences, and for
+/// shared memory that the asynchronous proxy reads.
+FA4_D void mbarrier_arrive_cluster(uint32_t bar) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(bar) : "memory");
+}
+
 /// One arrival that also announces `bytes` from the copy engine in this phase.
 FA4_D void mbarrier_arrive_expect_tx(uint32_t bar, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)

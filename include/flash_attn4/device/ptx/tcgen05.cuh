@@ -14,15 +14,19 @@
 namespace fa4::ptx {
 
 /// All 512 columns; waits until they are free. Their address goes to shared memory at `to`. By one
-/// warp, which also frees them. Gives up the right to allocate again.
+/// warp, of each CTA of a pair, which also frees them. Gives up the right to allocate again.
+template <int kCtas = 1>
 FA4_D void tcgen05_alloc_all(uint32_t to) {
-  asm volatile("tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%0], 512;" ::"r"(to)
+  asm volatile("tcgen05.alloc.cta_group::%1.sync.aligned.shared::cta.b32 [%0], 512;" ::"r"(to),
+               "n"(kCtas)
                : "memory");
-  asm volatile("tcgen05.relinquish_alloc_permit.cta_group::1.sync.aligned;");
+  asm volatile("tcgen05.relinquish_alloc_permit.cta_group::%0.sync.aligned;" ::"n"(kCtas));
 }
 
+template <int kCtas = 1>
 FA4_D void tcgen05_dealloc_all(uint32_t address) {
-  asm volatile("tcgen05.dealloc.cta_group::1.sync.aligned.b32 %0, 512;" ::"r"(address) : "memory");
+  asm volatile("tcgen05.dealloc.cta_group::%1.sync.aligned.b32 %0, 512;" ::"r"(address), "n"(kCtas)
+               : "memory");
 }
 
 /// What this thread has done with tensor memory comes before its next arrival.
@@ -36,29 +40,33 @@ FA4_D void tcgen05_fence_after() {
 }
 
 /// One step of 16 in k: D[tmem] = A B, or D += A B. a and b are descriptors of shared memory,
-/// instruction is that of umma_instruction_descriptor. By one thread, the same one every time.
+/// instruction is that of umma_instruction_descriptor. By one thread, the same one every time; of a
+/// pair, by one of its leader: rows of A and D are then half and half in the two CTAs, and so are
+/// columns of B, at the same addresses.
+template <int kCtas = 1>
 FA4_D void tcgen05_mma_ss(uint32_t d, uint64_t a, uint64_t b, uint32_t instruction,
                           bool accumulate) {
   asm volatile(
       "{\n"
       ".reg .pred p;\n"
       "setp.ne.b32 p, %4, 0;\n"
-      "tcgen05.mma.cta_group::1.kind::f16 [%0], %1, %2, %3, p;\n"
+      "tcgen05.mma.cta_group::%5.kind::f16 [%0], %1, %2, %3, p;\n"
       "}" ::"r"(d),
-      "l"(a), "l"(b), "r"(instruction), "r"(static_cast<int>(accumulate))
+      "l"(a), "l"(b), "r"(instruction), "r"(static_cast<int>(accumulate)), "n"(kCtas)
       : "memory");
 }
 
 /// The same with A in tensor memory: lane = row, column c = elements 2 c and 2 c + 1 of k.
+template <int kCtas = 1>
 FA4_D void tcgen05_mma_ts(uint32_t d, uint32_t a, uint64_t b, uint32_t instruction,
                           bool accumulate) {
   asm volatile(
       "{\n"
       ".reg .pred p;\n"
       "setp.ne.b32 p, %4, 0;\n"
-      "tcgen05.mma.cta_group::1.kind::f16 [%0], [%1], %2, %3, p;\n"
+      "tcgen05.mma.cta_group::%5.kind::f16 [%0], [%1], %2, %3, p;\n"
       "}" ::"r"(d),
-      "r"(a), "l"(b), "r"(instruction), "r"(static_cast<int>(accumulate))
+      "r"(a), "l"(b), "r"(instruction), "r"(static_cast<int>(accumulate)), "n"(kCtas)
       : "memory");
 }
 
@@ -66,6 +74,16 @@ FA4_D void tcgen05_mma_ts(uint32_t d, uint32_t a, uint64_t b, uint32_t instructi
 FA4_D void tcgen05_commit(uint32_t bar) {
   asm volatile(
       "tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [%0];" ::"r"(bar)
+      : "memory");
+}
+
+/// The same for a pair: one arrival at `bar` of each of its CTAs. Behind products alone: a commit
+/// with nothing under way is said to reach the own CTA only.
+FA4_D void tcgen05_commit_pair(uint32_t bar) {
+  asm volatile(
+      "tcgen05.commit.cta_group::2.mbarrier::arrive::one.shared::cluster.multicast::cluster.b64 "
+      "[%0], %1;" ::"r"(bar),
+      "h"(static_cast<uint16_t>(3))
       : "memory");
 }
 

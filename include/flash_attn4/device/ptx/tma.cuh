@@ -31,6 +31,25 @@ FA4_D void tensor_load_5d(uint32_t to, const TensorMap* map, uint32_t bar, int c
       : "memory");
 }
 
+/// By a CTA of a pair: `bar` may be one of the other CTA, by cluster_address.
+FA4_D void tensor_load_4d_pair(uint32_t to, const TensorMap* map, uint32_t bar, int c0, int c1,
+                               int c2, int c3) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".cta_group::2 [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
+      "l"(map), "r"(bar), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+      : "memory");
+}
+
+FA4_D void tensor_load_5d_pair(uint32_t to, const TensorMap* map, uint32_t bar, int c0, int c1,
+                               int c2, int c3, int c4) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".cta_group::2 [%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(to),
+      "l"(map), "r"(bar), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
+      : "memory");
+}
+
 /// Asynchronous: `bytes` from global to shared memory, all multiples of 16; no tensor map.
 FA4_D void bulk_load(uint32_t to, const void* from, uint32_t bytes, uint32_t bar) {
   asm volatile(
