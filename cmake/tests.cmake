@@ -64,6 +64,7 @@ if(fa4_gpu_targets)
     tests/driver/test_combine_launch.cpp
     tests/driver/test_context.cpp
     tests/driver/test_emulation.cpp
+    tests/driver/test_fwd_forms.cpp
     tests/driver/test_fwd_launch.cpp
     tests/driver/test_fwd_plans.cpp
     tests/driver/test_launch.cpp

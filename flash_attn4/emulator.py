@@ -54,6 +54,7 @@ _CHOICES = {
     "accumulate": ("sequential", "exact"),
     "order": ("ascending", "descending", "random"),
     "check": ("off", "deployed", "strict"),
+    "ctas": (0, 1, 2),
 }
 _LEAST = {
     "seed": 0,
@@ -93,6 +94,8 @@ class Options:
     plans: what check compares the barriers of a kernel with, by the kernel's name.
     barrier_names: names of mbarriers by their address in shared memory, 0x400 and up, for reports
         and traces.
+    ctas: of use() alone: kernels with so many CTAs per tile, 1 or 2 (a pair), where there are both;
+        0: the ones that dispatch chooses.
     images: of use() alone: PTX texts by kernel. A launch of that kernel runs the text instead of
         what the library holds.
 
@@ -115,6 +118,7 @@ class Options:
     max_findings: int = 1
     plans: Mapping[str, Plan] = field(default_factory=dict, hash=False, repr=False)
     barrier_names: Mapping[int, str] = field(default_factory=dict, hash=False)
+    ctas: Literal[0, 1, 2] = 0
     images: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -357,6 +361,8 @@ class Module:
             raise ValueError(
                 f"launch: options: images: must be {{}}, got {[*options.images]}: see use"
             )
+        if options.ctas:
+            raise ValueError(f"launch: options: ctas: must be 0, got {options.ctas}: see use")
         regions = None if memory is None else [_region(tensor) for tensor in memory]
         block_bytes = args if isinstance(args, bytes) else _parameter_block(kernel, args)
         if not 0 <= shared_bytes < 2**32:
@@ -511,7 +517,9 @@ def use(arch: Literal["sm90", "sm100"], options: Options = _DEFAULT_OPTIONS) -> 
     if options.trace:
         raise ValueError("use: options: trace: must be False, got True: see Module.launch")
     _switch(arch)
+    force_ctas = ctypes.CDLL(str(LIBRARY_PATH)).fa4_force_ctas
     try:
+        force_ctas(options.ctas)
         _native.set_driver_options(options)
         _set_images(options.images)
         session = Session(arch, options)
@@ -520,6 +528,7 @@ def use(arch: Literal["sm90", "sm100"], options: Options = _DEFAULT_OPTIONS) -> 
         finally:
             session._close()
     finally:
+        force_ctas(0)
         _native.set_driver_options(_DEFAULT_OPTIONS)
         _set_images({})
         _switch(None)

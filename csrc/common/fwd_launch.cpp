@@ -1,5 +1,7 @@
 #include "csrc/common/fwd_launch.h"
 
+#include <cmath>
+#include <limits>
 #include <string>
 
 #include "csrc/common/fwd_args.h"
@@ -150,7 +152,7 @@ TensorMapSpec key_map(const FwdParams& p, const FwdPlanRow& plan, const Input& t
 Status encode_maps(const FwdParams& p, const FwdPlanRow& plan, int device, FwdArgs* args) {
   const int32_t heads = args->packed_heads;
   const TensorMapSpec q = query_map(p, plan, p.q, p.head_dim, heads, args->box_queries);
-  const TensorMapSpec k = key_map(p, plan, p.k, p.head_dim, plan.block_n);
+  const TensorMapSpec k = key_map(p, plan, p.k, p.head_dim, plan.block_n / plan.ctas);
   const TensorMapSpec v = key_map(p, plan, p.v, p.head_dim_v, plan.value_rows);
   if (Status s = driver::encode_tensor_map("q", q, device, &args->q); !s.ok()) return s;
   if (Status s = driver::encode_tensor_map("k", k, device, &args->k); !s.ok()) return s;
@@ -193,11 +195,48 @@ const FwdPlanRow* find_plan(std::span<const FwdPlanRow> plans, DType dtype,
                             const KernelRow& kernel) {
   for (const FwdPlanRow& plan : plans) {
     if (plan.dtype == dtype && plan.head_dim == kernel.head_dim.max &&
-        plan.head_dim_v == kernel.head_dim_v.max) {
+        plan.head_dim_v == kernel.head_dim_v.max && plan.ctas == kernel.ctas) {
       return &plan;
     }
   }
   return nullptr;
+}
+
+double fwd_clocks(const FwdPlanRow& plan, const FwdParams& p, int sms) {
+  const int64_t sequences = max_of<int64_t>(p.batch, 1);
+  const auto mean = [&](int64_t rows, int64_t total) {
+    return static_cast<int32_t>(packed(p) ? total / sequences : rows);
+  };
+  const int32_t seqlen_q = mean(p.seqlen_q, p.total_q), seqlen_k = mean(p.seqlen_k, p.total_k);
+  const int32_t packed_heads = choose_packed_heads(p, plan);
+  const auto queries = static_cast<int32_t>(tile_queries(plan, packed_heads));
+  // A CTA without rows of its own costs as much as any, for nothing.
+  if (seqlen_q <= queries - queries / plan.ctas) return std::numeric_limits<double>::infinity();
+
+  const Window window = make_window(p.causal, p.window_left, p.window_right);
+  const int32_t tiles = ceil_div(seqlen_q, queries);
+  // Of many tiles these, evenly spread; without a window all are alike.
+  const int32_t looked_at = window.bounded() ? min_of(tiles, 16) : 1;
+  int64_t steps = 0, masked = 0;
+  for (int32_t i = 0; i < looked_at; ++i) {
+    const int32_t tile = looked_at == 1 ? 0 : (2 * (tiles - 1) * i / (looked_at - 1) + 1) / 2;
+    const BlockRange blocks =
+        kv_range(tile * queries, (tile + 1) * queries, plan.block_n, seqlen_q, seqlen_k, window);
+    steps += blocks.size();
+    masked += blocks.size() - (blocks.full_last - blocks.full_first);
+  }
+  const double tile_clocks = (static_cast<double>(steps) * plan.step_clocks +
+                              static_cast<double>(masked) * plan.mask_clocks) /
+                             looked_at;
+  // The last tile of a packed sequence is full by half.
+  const double count =
+      packed(p) ? static_cast<double>(p.total_q) / queries + 0.5 * static_cast<double>(p.batch)
+                : static_cast<double>(tiles * p.batch);
+  const double rounds =
+      count * static_cast<double>(p.heads_q / packed_heads) / max_of(sms / plan.ctas, 1);
+  // Tiles of one length go round together; others fill each other's gaps.
+  const bool alike = !packed(p) && !window.bounded();
+  return tile_clocks * (alike ? std::ceil(rounds) : max_of(rounds, 1.0));
 }
 
 Status launch_fwd(const KernelRow& kernel, const FwdPlanRow& plan, const FwdParams& params,
@@ -219,7 +258,8 @@ Status launch_fwd(const KernelRow& kernel, const FwdPlanRow& plan, const FwdPara
   if (Status s = driver::device_info(context.device.ordinal, &device); !s.ok()) return s;
 
   driver::Launch request;
-  request.grid.x = static_cast<unsigned>(min_of(device.sms, args.tiling.order.count()));
+  request.grid.x =
+      static_cast<unsigned>(plan.ctas * min_of(device.sms / plan.ctas, args.tiling.order.count()));
   request.threads = plan.threads;
   request.shared_bytes = plan.shared_bytes;
   request.device = context.device.ordinal;

@@ -26,6 +26,11 @@ struct FwdPlanRow {
   unsigned threads;     // of a block
   size_t shared_bytes;  // of a block
   int64_t l2_budget;    // bytes of keys and values of the heads whose tiles pass together
+  // CTAs that share a tile, each with as many of its boxes; a box of k is for one of them.
+  int32_t ctas = 1;
+  // Predicted, where a kernel has several forms: of a step, and how much longer one with a mask is.
+  double step_clocks = 0.0;
+  double mask_clocks = 0.0;
 };
 
 /// Whether two tiles of every plan fit kFreeRows: to be asserted of a table of plans.
@@ -39,6 +44,10 @@ constexpr bool fits_free_rows(std::span<const FwdPlanRow> plans) {
 /// The plan of `kernel` for this element type, or null.
 const FwdPlanRow* find_plan(std::span<const FwdPlanRow> plans, DType dtype,
                             const KernelRow& kernel);
+
+/// Clocks that a call is predicted to take on `sms` SMs, for comparing forms of a kernel: infinite
+/// where some of a pair's CTAs would have no rows. Packed sequences count with their mean lengths.
+double fwd_clocks(const FwdPlanRow& plan, const FwdParams& params, int sms);
 
 /// Runs `kernel`, whose plan is `plan`, on a call that has passed its checks. q, k and v have to be
 /// readable, see gpu::readable.

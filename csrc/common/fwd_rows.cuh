@@ -67,13 +67,13 @@ FA4_D void store_lse(const FwdArgs& args, const QueryTile& tile, const Place& at
   if (at.owned) args.lse_data[offset_of(args.lse_stride, tile, at)] = lse;
 }
 
-/// A tile whose rows see no key. By a whole warp.
-FA4_D void store_nothing(const FwdArgs& args, const QueryTile& tile) {
+/// A tile of `queries` queries whose rows see no key. By a whole warp.
+FA4_D void store_nothing(const FwdArgs& args, const QueryTile& tile, int queries) {
   int lane = lane_index();
   ptx::keep_here(lane);  // rarely used: not worth registers of the loop over tiles
   const int rows = args.box_queries * args.packed_heads;
 #pragma unroll 1
-  for (int box = 0; box * args.box_queries < args.tiling.queries; ++box) {
+  for (int box = 0; box * args.box_queries < queries; ++box) {
 #pragma unroll 1
     for (int row = 0; row < rows; ++row) {
       const Place at = place(args, tile, box, row);

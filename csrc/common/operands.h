@@ -12,7 +12,7 @@ namespace fa4 {
 /// Rows of a tensor, and so of a sequence, that stay free of 2^30: sums of a row and a shift fit 32
 /// bits. An idle tile may begin as much as a tile behind the last row, and has an end: two tiles of
 /// every kernel stay free.
-constexpr int64_t kFreeRows = 512;
+constexpr int64_t kFreeRows = 1024;
 constexpr int64_t kMostRows = (int64_t{1} << 30) - kFreeRows;
 
 inline bool packed(const Problem& p) {

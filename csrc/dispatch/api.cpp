@@ -18,7 +18,10 @@ Status choose(const Params& params, const Context& context, const KernelRow** ke
   if (context.device.kind == Device::kCuda || emulating()) {
     if (Status s = gpu::describe(context.device, &place); !s.ok()) return s;
   }
-  return select_kernel(request_of(params), place, kernel);
+  Request request = request_of(params);
+  request.ctas = forced_ctas.load(std::memory_order_relaxed);
+  const auto cost = [&](const KernelRow& row) { return gpu::clocks(row, params, place); };
+  return select_kernel(request, place, cost, kernel);
 }
 
 }  // namespace

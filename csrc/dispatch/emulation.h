@@ -26,6 +26,10 @@ inline bool emulating() {
 /// No call may be under way at either moment.
 Status use_emulator(const char* arch);
 
+/// Form of kernels that calls take where there are several, by the CTAs that share a tile; 0: the
+/// cheaper one by dispatch's prediction. For tests; of the process.
+inline std::atomic<int> forced_ctas{0};
+
 /// While emulating: kernels of this thread's calls may touch this memory, and none that was not
 /// noted. forget_memory: any memory again.
 void note_memory(const void* base, size_t bytes);

@@ -28,7 +28,7 @@ Status describe(const Device& device, Place* result) {
   }
   driver::DeviceInfo info;
   if (Status s = driver::device_info(device.ordinal, &info); !s.ok()) return s;
-  *result = {false, info.major, info.minor, std::string(info.description)};
+  *result = {false, info.major, info.minor, std::string(info.description), info.sms};
   return {};
 }
 
@@ -36,6 +36,16 @@ bool readable(DType dtype, const void* data, int64_t rank, const int64_t* size,
               const int64_t* stride) {
   return dtype == DType::kFloat32 ||
          driver::tensor_map_fits(data, static_cast<int>(rank), size, stride);
+}
+
+double clocks(const KernelRow& kernel, const FwdParams& params, const Place& place) {
+  return kernel.target == Target::kSm100f ? sm100::fwd_clocks(kernel, params, place.sms) : 0.0;
+}
+double clocks(const KernelRow&, const BwdParams&, const Place&) {
+  return 0.0;
+}
+double clocks(const KernelRow&, const CombineParams&, const Place&) {
+  return 0.0;
 }
 
 Status fwd(const KernelRow& kernel, const FwdParams& params, const Context& context) {

@@ -20,6 +20,11 @@ Status describe(const Device& device, Place* result);
 bool readable(DType dtype, const void* data, int64_t rank, const int64_t* size,
               const int64_t* stride);
 
+/// What a call is predicted to take with this kernel, see Cost. 0 where kernels have one form.
+double clocks(const KernelRow& kernel, const FwdParams& params, const Place& place);
+double clocks(const KernelRow& kernel, const BwdParams& params, const Place& place);
+double clocks(const KernelRow& kernel, const CombineParams& params, const Place& place);
+
 Status fwd(const KernelRow& kernel, const FwdParams& params, const Context& context);
 Status bwd(const KernelRow& kernel, const BwdParams& params, const Context& context);
 Status bwd_workspace_bytes(const KernelRow& kernel, const BwdParams& params, int64_t* bytes);

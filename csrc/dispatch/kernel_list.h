@@ -54,10 +54,17 @@ struct KernelRow {
   DimRange head_dim_v;
   uint32_t features;  // bit(Feature)
   driver::Image image;
+  int ctas = 1;  // that share a tile: see is_form_of
 };
 
 /// Every kernel of this build.
 std::span<const KernelRow> kernel_list();
+
+/// Whether two kernels serve the same calls in another way: with one CTA per tile, or a pair.
+constexpr bool is_form_of(const KernelRow& a, const KernelRow& b) {
+  return a.op == b.op && a.target == b.target && a.dtypes == b.dtypes &&
+         a.head_dim.max == b.head_dim.max && a.head_dim_v.max == b.head_dim_v.max;
+}
 
 /// The kernel of an operation that has one per target and element type; null: not in this build.
 const KernelRow* find_kernel(Op op, Target target, DType dtype);

@@ -60,6 +60,7 @@ class Kernel:
     body: str = ""  # GPU: the call in the instantiated kernel
     args: str = ""  # GPU: the parameter struct
     bounds: str = ""  # GPU: of __launch_bounds__, constants of the header
+    ctas: int = 1  # GPU: that share a tile; 2: a cluster of two, a pair
 
 
 def combine_kernel(arch: str, target: str, dtype: str) -> Kernel:
@@ -81,11 +82,12 @@ GPU_FORWARD_FEATURES = ("gqa", "causal", "window", "softcap", "sink", "varlen", 
 
 
 def gpu_forward_kernel(
-    arch: str, target: str, head_dim: int, head_dim_v: int, dtype: str
+    arch: str, target: str, head_dim: int, head_dim_v: int, dtype: str, ctas: int = 1
 ) -> Kernel:
-    config = f"fa4::{arch}::fwd_config(fa4::DType::k{DTYPE_NAMES[dtype]}, {head_dim})"
+    form, argument = ("_pair", ", 2") if ctas == 2 else ("", "")
+    config = f"fa4::{arch}::fwd_config(fa4::DType::k{DTYPE_NAMES[dtype]}, {head_dim}{argument})"
     return Kernel(
-        name=f"fa4_fwd_{arch}_hd{head_dim}_{SHORT[dtype]}",
+        name=f"fa4_fwd_{arch}_hd{head_dim}{form}_{SHORT[dtype]}",
         op="fwd",
         target=target,
         dtypes=(dtype,),
@@ -96,6 +98,7 @@ def gpu_forward_kernel(
         body=f"{arch}::fwd_body<{config}>(args)",
         args="fa4::FwdArgs",
         bounds=f"fa4::{arch}::FwdPlan<{config}>::kThreads, 1",
+        ctas=ctas,
     )
 
 
@@ -152,6 +155,7 @@ def backward_parts(arch: str, target: str, head_dim: int, layout: str) -> list[K
 
 SM90_HEAD_DIMS = ((64, 64), (128, 128))
 SM100_HEAD_DIMS = ((64, 64), (96, 96), (128, 128), (192, 128))
+SM100_PAIR_HEAD_DIMS = ((128, 128), (192, 128))
 SM100_BACKWARD_HEAD_DIMS = (64, 96, 128)
 
 FORWARD_FEATURES = tuple(name for name in FEATURES if name not in ("dlse", "deterministic"))
@@ -169,6 +173,11 @@ KERNELS: tuple[Kernel, ...] = (
     *(
         gpu_forward_kernel("sm100", "sm100f", *dims, dtype)
         for dims in SM100_HEAD_DIMS
+        for dtype in HALF_DTYPES
+    ),
+    *(
+        gpu_forward_kernel("sm100", "sm100f", *dims, dtype, ctas=2)
+        for dims in SM100_PAIR_HEAD_DIMS
         for dtype in HALF_DTYPES
     ),
     *(
@@ -191,7 +200,7 @@ INSTANTIATION = """\
 // Generated from csrc/dispatch/kernel_list.py.
 #include "{header}"
 
-extern "C" __global__ void __launch_bounds__({bounds}) {name}(
+extern "C" __global__ void {cluster}__launch_bounds__({bounds}) {name}(
     const __grid_constant__ {args} args) {{
   fa4::{body};
 }}
@@ -201,7 +210,8 @@ extern "C" __global__ void __launch_bounds__({bounds}) {name}(
 def instantiate(name: str) -> str:
     """CUDA source of the GPU kernel `name`."""
     kernel = next(k for k in KERNELS if k.name == name)
-    return INSTANTIATION.format(**vars(kernel))
+    cluster = f"__cluster_dims__({kernel.ctas}, 1, 1) " if kernel.ctas > 1 else ""
+    return INSTANTIATION.format(cluster=cluster, **vars(kernel))
 
 
 def table(targets: list[str]) -> str:
@@ -228,7 +238,8 @@ def table(targets: list[str]) -> str:
         dims, dims_v = (f"{{{low}, {high}}}" for low, high in (k.head_dim, k.head_dim_v))
         lines.append(f'    {{"{k.name}", {place},')
         lines.append(f"     {dtypes}, {dims}, {dims_v},")
-        lines.append(f"     {features}, {image}}},")
+        ctas = f", {k.ctas}" if k.ctas > 1 else ""
+        lines.append(f"     {features}, {image}{ctas}}},")
     lines.append("};")
     return "\n".join(lines) + "\n"
 

@@ -24,6 +24,20 @@ std::string wanted_range(const char* name, int64_t value, DimRange range) {
          to_string(range.max) + ")";
 }
 
+/// `first`, or a form of it further down the list.
+const KernelRow& best_form(const KernelRow& first, const Request& request, const Place& place,
+                           const Cost& cost) {
+  const KernelRow* best = &first;
+  for (const KernelRow& kernel : kernel_list()) {
+    if (&kernel == &first || !is_form_of(kernel, first)) continue;
+    if (mismatch(kernel, request, place).any()) continue;
+    const bool better =
+        request.ctas != 0 ? kernel.ctas == request.ctas : cost(kernel) < cost(*best);
+    if (better) best = &kernel;
+  }
+  return *best;
+}
+
 }  // namespace
 
 Request request_of(const FwdParams& params) {
@@ -74,14 +88,15 @@ std::string describe(const Mismatch& mismatch, const KernelRow& kernel, const Re
   return text;
 }
 
-Status select_kernel(const Request& request, const Place& place, const KernelRow** result) {
+Status select_kernel(const Request& request, const Place& place, const Cost& cost,
+                     const KernelRow** result) {
   bool any_runs_here = false;
   for (const KernelRow& kernel : kernel_list()) {
     if (kernel.op != request.op) continue;
     const Mismatch found = mismatch(kernel, request, place);
     any_runs_here |= !found.place;
     if (!found.any()) {
-      *result = &kernel;
+      *result = &best_form(kernel, request, place, cost);
       return {};
     }
   }
@@ -94,6 +109,10 @@ Status select_kernel(const Request& request, const Place& place, const KernelRow
   }
   return Status::unsupported(std::string("no ") + op_name(request.op) +
                              " kernel for this call on " + place.description + ": " + reasons);
+}
+
+Status select_kernel(const Request& request, const Place& place, const KernelRow** result) {
+  return select_kernel(request, place, [](const KernelRow&) { return 0.0; }, result);
 }
 
 }  // namespace fa4

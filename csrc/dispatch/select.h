@@ -1,6 +1,7 @@
 // From a call to the kernel that serves it, or to every reason why none does.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "csrc/dispatch/kernel_list.h"
@@ -16,6 +17,7 @@ struct Request {
   int64_t head_dim = 8;
   int64_t head_dim_v = 8;
   uint32_t features = 0;  // bit(Feature)
+  int ctas = 0;           // per tile, where the kernel has such a form; 0: the cheaper form
 };
 Request request_of(const FwdParams& params);
 Request request_of(const BwdParams& params);
@@ -27,11 +29,19 @@ struct Place {
   int major = 0;
   int minor = 0;
   std::string description = "cpu";
+  int sms = 0;
 };
 
-/// The first kernel of the list that serves the request. Otherwise kUnsupported, with the reasons
-/// of every kernel of the operation that runs at this place (element type, head dims, options that
-/// it lacks), or of all of them when none does.
+/// Clocks that a kernel is predicted to take for a call; comparable among its forms.
+using Cost = std::function<double(const KernelRow&)>;
+
+/// The first kernel of the list that serves the request; of its forms that serve it too the
+/// cheapest, the first of equals. Otherwise kUnsupported, with the reasons of every kernel of the
+/// operation that runs at this place (element type, head dims, options that it lacks), or of all of
+/// them when none does.
+Status select_kernel(const Request& request, const Place& place, const Cost& cost,
+                     const KernelRow** result);
+/// The same without costs: the first kernel of the list.
 Status select_kernel(const Request& request, const Place& place, const KernelRow** result);
 
 /// What keeps a kernel from serving a request; nothing set when it does.

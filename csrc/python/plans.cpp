@@ -29,6 +29,11 @@ struct PlanRow {
   std::span<const RoleRow> roles;
   std::span<const BarrierRow> barriers;
   uint32_t bar_offset;
+  int ctas;  // that share a tile
+  // Of a step in one CTA, where the plan tells: what products read of shared memory, what is
+  // copied.
+  uint32_t operand_bytes = 0;
+  uint32_t copy_bytes = 0;
 };
 
 // ---- Roles: bit i of signals and waits stands for row i ------------------------------------------
@@ -63,8 +68,9 @@ constexpr RoleList<4> kBwdSm100{{{sm100::kBwdReduce, "reduce"},
 // ---- The plans -----------------------------------------------------------------------------------
 
 template <class Plan>
-constexpr PlanRow plan_row(Op op, Target target, DType dtype) {
-  return {op, target, dtype, Plan::kHeadDim, Plan::kRoles, Plan::kBarriers.row, Plan::kBarOffset};
+constexpr PlanRow plan_row(Op op, Target target, DType dtype, int ctas = 1) {
+  return {op,  target, dtype, Plan::kHeadDim, Plan::kRoles, Plan::kBarriers.row, Plan::kBarOffset,
+          ctas};
 }
 
 template <DType kDType, int kHeadDim>
@@ -81,11 +87,14 @@ constexpr PlanRow bwd_sm90() {
   return plan_row<Plan>(Op::kBwd, Target::kSm90a, kDType);
 }
 
-template <DType kDType, int kHeadDim>
+template <DType kDType, int kHeadDim, int kCtas = 1>
 constexpr PlanRow fwd_sm100() {
-  using Plan = sm100::FwdPlan<sm100::fwd_config(kDType, kHeadDim)>;
+  using Plan = sm100::FwdPlan<sm100::fwd_config(kDType, kHeadDim, kCtas)>;
   static_assert(in_order(Plan::kRoles, kFwdSm100));
-  return plan_row<Plan>(Op::kFwd, Target::kSm100f, kDType);
+  PlanRow row = plan_row<Plan>(Op::kFwd, Target::kSm100f, kDType, kCtas);
+  row.operand_bytes = Plan::kOperandBytes;
+  row.copy_bytes = Plan::kCopyBytes;
+  return row;
 }
 
 template <DType kDType, int kHeadDim>
@@ -96,23 +105,26 @@ constexpr PlanRow bwd_sm100() {
 }
 
 constexpr PlanRow kPlans[] = {
-    fwd_sm90<DType::kBFloat16, 64>(),   fwd_sm90<DType::kFloat16, 64>(),
-    fwd_sm90<DType::kBFloat16, 128>(),  fwd_sm90<DType::kFloat16, 128>(),
-    bwd_sm90<DType::kBFloat16, 64>(),   bwd_sm90<DType::kFloat16, 64>(),
-    bwd_sm90<DType::kBFloat16, 128>(),  bwd_sm90<DType::kFloat16, 128>(),
-    fwd_sm100<DType::kBFloat16, 64>(),  fwd_sm100<DType::kFloat16, 64>(),
-    fwd_sm100<DType::kBFloat16, 96>(),  fwd_sm100<DType::kFloat16, 96>(),
-    fwd_sm100<DType::kBFloat16, 128>(), fwd_sm100<DType::kFloat16, 128>(),
-    fwd_sm100<DType::kBFloat16, 192>(), fwd_sm100<DType::kFloat16, 192>(),
-    bwd_sm100<DType::kBFloat16, 64>(),  bwd_sm100<DType::kFloat16, 64>(),
-    bwd_sm100<DType::kBFloat16, 96>(),  bwd_sm100<DType::kFloat16, 96>(),
-    bwd_sm100<DType::kBFloat16, 128>(), bwd_sm100<DType::kFloat16, 128>(),
+    fwd_sm90<DType::kBFloat16, 64>(),      fwd_sm90<DType::kFloat16, 64>(),
+    fwd_sm90<DType::kBFloat16, 128>(),     fwd_sm90<DType::kFloat16, 128>(),
+    bwd_sm90<DType::kBFloat16, 64>(),      bwd_sm90<DType::kFloat16, 64>(),
+    bwd_sm90<DType::kBFloat16, 128>(),     bwd_sm90<DType::kFloat16, 128>(),
+    fwd_sm100<DType::kBFloat16, 64>(),     fwd_sm100<DType::kFloat16, 64>(),
+    fwd_sm100<DType::kBFloat16, 96>(),     fwd_sm100<DType::kFloat16, 96>(),
+    fwd_sm100<DType::kBFloat16, 128>(),    fwd_sm100<DType::kFloat16, 128>(),
+    fwd_sm100<DType::kBFloat16, 192>(),    fwd_sm100<DType::kFloat16, 192>(),
+    fwd_sm100<DType::kBFloat16, 128, 2>(), fwd_sm100<DType::kFloat16, 128, 2>(),
+    fwd_sm100<DType::kBFloat16, 192, 2>(), fwd_sm100<DType::kFloat16, 192, 2>(),
+    bwd_sm100<DType::kBFloat16, 64>(),     bwd_sm100<DType::kFloat16, 64>(),
+    bwd_sm100<DType::kBFloat16, 96>(),     bwd_sm100<DType::kFloat16, 96>(),
+    bwd_sm100<DType::kBFloat16, 128>(),    bwd_sm100<DType::kFloat16, 128>(),
 };
 
 const PlanRow* find_plan(const KernelRow& kernel) {
   for (const PlanRow& plan : kPlans) {
     if (plan.op == kernel.op && plan.target == kernel.target &&
-        (kernel.dtypes & bit(plan.dtype)) != 0 && plan.head_dim == kernel.head_dim.max) {
+        (kernel.dtypes & bit(plan.dtype)) != 0 && plan.head_dim == kernel.head_dim.max &&
+        plan.ctas == kernel.ctas) {
       return &plan;
     }
   }
@@ -174,6 +186,8 @@ py::dict kernel_plans() {
     py::dict row;
     row["roles"] = role_dicts(*plan);
     row["barriers"] = barrier_dicts(*plan);
+    row["operand_bytes"] = plan->operand_bytes;
+    row["copy_bytes"] = plan->copy_bytes;
     plans[kernel.name] = std::move(row);
   }
   return plans;

@@ -1,4 +1,4 @@
-// The library's one C function, for flash_attn4/emulator.py: calls on the CPU go to the emulator.
+// The library's C functions, for flash_attn4/emulator.py: calls on the CPU go to the emulator.
 #include <cstdio>
 
 #include "csrc/dispatch/emulation.h"
@@ -11,4 +11,10 @@ extern "C" __attribute__((visibility("default"))) int fa4_use_emulator(const cha
   const fa4::Status status = fa4::use_emulator(arch);
   std::snprintf(message, bytes, "%s", status.message.c_str());
   return static_cast<int>(status.code);
+}
+
+/// Calls take the form of a kernel with so many CTAs per tile, where there are several; 0: the
+/// cheaper one. For the whole process.
+extern "C" __attribute__((visibility("default"))) void fa4_force_ctas(int ctas) {
+  fa4::forced_ctas.store(ctas, std::memory_order_relaxed);
 }

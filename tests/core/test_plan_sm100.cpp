@@ -20,9 +20,9 @@ constexpr int kWarpgroup = 128;           // threads
 constexpr uint32_t kTensorColumns = 512;  // of 32 bits in each of 128 lanes
 constexpr int kElement = 2;               // bytes
 
-template <DType kDType, int kHeadDim>
+template <DType kDType, int kHeadDim, int kCtas = 1>
 struct Built {
-  static constexpr FwdConfig kConfig = fwd_config(kDType, kHeadDim);
+  static constexpr FwdConfig kConfig = fwd_config(kDType, kHeadDim, kCtas);
   using Plan = FwdPlan<kConfig>;
 };
 
@@ -58,7 +58,9 @@ struct PlanSm100 : testing::Test {
 using Configs = testing::Types<Built<DType::kBFloat16, 64>, Built<DType::kFloat16, 64>,
                                Built<DType::kBFloat16, 96>, Built<DType::kFloat16, 96>,
                                Built<DType::kBFloat16, 128>, Built<DType::kFloat16, 128>,
-                               Built<DType::kBFloat16, 192>, Built<DType::kFloat16, 192>>;
+                               Built<DType::kBFloat16, 192>, Built<DType::kFloat16, 192>,
+                               Built<DType::kBFloat16, 128, 2>, Built<DType::kFloat16, 128, 2>,
+                               Built<DType::kBFloat16, 192, 2>, Built<DType::kFloat16, 192, 2>>;
 TYPED_TEST_SUITE(PlanSm100, Configs);
 
 // ---- Roles -------------------------------------------------------------------------------------
@@ -137,12 +139,29 @@ TYPED_TEST(PlanSm100, ArrivalsAreThoseOfTheRoles) {
     int arrivals = 0;
     for (uint32_t role : {kSoftmax, kCorrection, kMma, kLoad, kStore, kSchedule})
       if ((row.signals & role) != 0) arrivals += this->arrivals_of(role, row.name, row.stages);
-    EXPECT_EQ(row.arrivals, arrivals);
+    // What a pair's leader holds is for the threads of both; copies and products count once.
+    const bool from_both = row.holder == Holder::kLeader && row.done == Done::kThreads;
+    EXPECT_EQ(row.arrivals, arrivals * (from_both ? 2 : 1));
     EXPECT_EQ(row.signals & row.waits, 0u) << "a role waits for itself";
     EXPECT_EQ((row.signals | row.waits) & ~uint32_t{kWorkers | kSchedule}, 0u);
     EXPECT_TRUE(row.signals != 0 && row.waits != 0);
     EXPECT_EQ(row.done == Done::kTmaBytes, row.signals == kLoad) << "copies are the loader's";
-    EXPECT_EQ(row.done == Done::kMmaCommit, row.signals == kMma) << "products are mma's";
+    if (std::string(row.name) != "v_landed")
+      EXPECT_EQ(row.done == Done::kMmaCommit, row.signals == kMma) << "products are mma's";
+  }
+}
+
+/// Only the leader of a pair issues products: mma waits there for what both CTAs do, and says in
+/// both what is done. All else stays in its CTA.
+TYPED_TEST(PlanSm100, ALeaderHoldsWhatMmaWaitsFor) {
+  using Plan = typename TestFixture::Plan;
+  for (const BarrierRow& row : Plan::kBarriers.row) {
+    const std::string name = row.name;
+    const Holder expected = Plan::kCtas == 1 || name.starts_with("tile_") ? Holder::kOwn
+                            : row.waits == kMma                           ? Holder::kLeader
+                            : row.signals == kMma                         ? Holder::kBoth
+                                                                          : Holder::kOwn;
+    EXPECT_EQ(row.holder, expected) << name;
   }
 }
 
@@ -163,18 +182,20 @@ TYPED_TEST(PlanSm100, FullAndEmptyArePairs) {
     EXPECT_EQ(name, buffer + "_full");
     buffers.insert(buffer);
     EXPECT_EQ(rows[i].stages, rows[i + 1].stages) << buffer;
-    const uint32_t cleaner = buffer == "v" ? uint32_t{kCorrection} : 0;
+    const uint32_t cleaner = buffer == "v" && Plan::kCtas == 1 ? uint32_t{kCorrection} : 0;
     EXPECT_EQ(rows[i].waits, rows[i + 1].signals | cleaner)
         << buffer << ": who reads it returns it";
     EXPECT_EQ(rows[i].signals, rows[i + 1].waits) << buffer;
   }
   EXPECT_EQ(buffers, (std::set<std::string>{"tile", "q", "k", "v", "stat", "o", "out"}));
-  EXPECT_EQ(alone, (std::set<std::string>{"v_clean", "s_full", "p_early", "p_late", "o_rescaled"}));
+  EXPECT_EQ(alone, (std::set<std::string>{"v_landed", "v_clean", "s_full", "p_early", "p_late",
+                                          "o_rescaled"}));
 }
 
 /// What has no empty barrier is handed back by another row of the table.
 TYPED_TEST(PlanSm100, BuffersWithoutEmptyComeBackAnotherWay) {
-  const auto& rows = TestFixture::Plan::kBarriers.row;
+  using Plan = typename TestFixture::Plan;
+  const auto& rows = Plan::kBarriers.row;
   for (int weights : {kPEarly, kPLate}) {
     EXPECT_EQ(rows[kSFull].signals, rows[weights].waits) << "weights lie over the scores";
     EXPECT_EQ(rows[kSFull].waits, rows[weights].signals);
@@ -183,7 +204,8 @@ TYPED_TEST(PlanSm100, BuffersWithoutEmptyComeBackAnotherWay) {
   EXPECT_EQ(rows[kStatFull].waits, rows[kORescaled].signals) << "it rescales by what it is told";
   EXPECT_EQ(rows[kORescaled].waits, rows[kOFull].signals) << "it rescales what mma goes on with";
   EXPECT_EQ(rows[kORescaled].stages, rows[kOFull].stages);
-  EXPECT_NE(rows[kVFull].waits & rows[kVClean].signals, 0u) << "it cleans values that are there";
+  const int landed = Plan::kCtas == 1 ? kVFull : kVLanded;
+  EXPECT_NE(rows[landed].waits & rows[kVClean].signals, 0u) << "it cleans values that are there";
   EXPECT_NE(rows[kVFull].waits & rows[kVClean].waits, 0u);
 }
 
@@ -198,9 +220,9 @@ TYPED_TEST(PlanSm100, BarriersHaveTheStagesOfTheirBuffers) {
   for (const Expected& expected :
        {Expected{kTileFull, "tile_full", Plan::kTileStages},
         Expected{kQFull, "q_full", Plan::kHalves}, Expected{kKFull, "k_full", Plan::kKStages},
-        Expected{kVFull, "v_full", Plan::kVStages}, Expected{kVClean, "v_clean", 1},
-        Expected{kSFull, "s_full", Plan::kHalves}, Expected{kPEarly, "p_early", Plan::kHalves},
-        Expected{kPLate, "p_late", Plan::kHalves},
+        Expected{kVFull, "v_full", Plan::kVStages}, Expected{kVLanded, "v_landed", Plan::kCtas - 1},
+        Expected{kVClean, "v_clean", 1}, Expected{kSFull, "s_full", Plan::kHalves},
+        Expected{kPEarly, "p_early", Plan::kHalves}, Expected{kPLate, "p_late", Plan::kHalves},
         Expected{kStatFull, "stat_full", 4 * Plan::kHalves},
         Expected{kORescaled, "o_rescaled", Plan::kHalves},
         Expected{kOFull, "o_full", Plan::kHalves},
@@ -234,12 +256,12 @@ TYPED_TEST(PlanSm100, SharedMemoryHoldsEverythingOnce) {
     const char* name;
     uint32_t offset, bytes, alignment;
   };
-  const uint32_t row = Plan::kHeadDim * kElement, row_v = Plan::kHeadDimV * kElement;
+  const uint32_t row = Plan::kHeadDim * kElement, row_v = Plan::kHeadDimV * kElement / Plan::kCtas;
   const uint32_t span = span_bytes(Plan::kSwizzle);
   const uint32_t atom = this->alignment();
   const std::vector<Region> regions = {
       {"q", Plan::kQOffset, 256 * row, atom},
-      {"k", Plan::kKOffset, Plan::kKStages * Plan::kBlockN * row, atom},
+      {"k", Plan::kKOffset, Plan::kKStages * Plan::kBlockN / Plan::kCtas * row, atom},
       {"v", Plan::kVOffset, Plan::kVStages * Plan::kValueRows * row_v, atom},
       {"out", Plan::kOutOffset, Plan::kOutStages * 128 * span, atom},  // a span of columns each
       {"stat", Plan::kStatOffset, 256 * 2 * uint32_t{sizeof(float)}, 8},
@@ -266,7 +288,7 @@ TYPED_TEST(PlanSm100, StagesKeepTheSwizzle) {
   EXPECT_EQ(span_bytes(Plan::kSwizzle), Plan::kHeadDim == 96 ? 64u : 128u);
   EXPECT_EQ(Plan::kSpanColumns * kElement, static_cast<int>(span_bytes(Plan::kSwizzle)));
   EXPECT_EQ(Plan::kHeadDim % Plan::kSpanColumns, 0) << "whole spans";
-  EXPECT_EQ(Plan::kHeadDimV % Plan::kSpanColumns, 0) << "whole spans";
+  EXPECT_EQ(Plan::kHeadDimV / Plan::kCtas % Plan::kSpanColumns, 0) << "whole spans";
 }
 
 /// Every 16 bytes of a tile have a place of their own within the bytes of a stage.
@@ -281,7 +303,7 @@ TYPED_TEST(PlanSm100, TilesFillTheirStages) {
   for (const Stored& tile :
        {Stored{"q", Plan::q_layout(), Plan::kHeadDim, Plan::kQBytes},
         Stored{"k", Plan::k_layout(), Plan::kHeadDim, Plan::kKBytes},
-        Stored{"v", Plan::v_layout(), Plan::kHeadDimV, Plan::kVBytes},
+        Stored{"v", Plan::v_layout(), Plan::kHeadDimV / Plan::kCtas, Plan::kVBytes},
         Stored{"out", Plan::out_layout(), Plan::kSpanColumns, Plan::kOutBytes}}) {
     std::set<uint32_t> places;
     for (uint32_t row = 0; row < tile.layout.rows; ++row)
@@ -312,6 +334,17 @@ TYPED_TEST(PlanSm100, TensorMemoryHoldsEverythingOnce) {
   }
 }
 
+// ---- Traffic -----------------------------------------------------------------------------------
+
+/// The figures of docs/kernels/fwd_sm100.md, in clocks of 128 bytes.
+TYPED_TEST(PlanSm100, AStepReadsAndCopiesWhatTheRooflineSays) {
+  using Plan = typename TestFixture::Plan;
+  const uint32_t d = Plan::kHeadDim, dv = Plan::kHeadDimV;
+  const bool pair = Plan::kCtas == 2;
+  EXPECT_EQ(Plan::kOperandBytes / 128, pair ? 6 * d + 2 * dv : 8 * d + 4 * dv);
+  EXPECT_EQ(Plan::kCopyBytes / 128, pair ? d + dv : 2 * d + 2 * dv);
+}
+
 // ---- Products and arithmetic -------------------------------------------------------------------
 
 TYPED_TEST(PlanSm100, TilesSuitTheTensorCore) {
@@ -320,7 +353,7 @@ TYPED_TEST(PlanSm100, TilesSuitTheTensorCore) {
   const auto columns = [](uint32_t descriptor) { return (descriptor >> 17 & 63) * 8; };
   const uint32_t type = this->kConfig.dtype == DType::kBFloat16 ? 1 : 0;
   for (uint32_t product : {Plan::score_product(), Plan::output_product()}) {
-    EXPECT_EQ(rows(product), 128u) << "all lanes of tensor memory";
+    EXPECT_EQ(rows(product), 128u * Plan::kCtas) << "all lanes of tensor memory";
     EXPECT_EQ(columns(product) % 16, 0u);
     EXPECT_EQ(product >> 7 & 7, type);
     EXPECT_EQ(product >> 10 & 7, type);

@@ -174,10 +174,29 @@ TEST(FwdPlans, RefusalsCountTilesOfAllBoxes) {
   EXPECT_TRUE(state.launches.empty());
 }
 
+/// A pair's tile is four boxes; a box of k is for one of its CTAs, and clusters are whole.
+TEST(FwdPlans, PairsShareTilesAndKeys) {
+  FakeDriver fake;
+  FwdPlanRow plan = kTwoBoxes;
+  plan.boxes = 4;
+  plan.value_rows = 128;
+  plan.ctas = 2;
+  const FwdArgs args = args_of(plan, dense_call({.batch = 50}));
+  EXPECT_EQ(args.tiling.queries, 512);
+  EXPECT_EQ(args.tiling.block_n, 128);
+  EXPECT_EQ(args.tiling.order.count(), 50 * 4 * 2);
+  EXPECT_EQ(encoded(args.q).box, (std::vector<uint32_t>{64, 1, 128, 1, 1}));
+  EXPECT_EQ(encoded(args.k).box, (std::vector<uint32_t>{64, 64, 1, 1}));
+  EXPECT_EQ(encoded(args.v).box, (std::vector<uint32_t>{64, 128, 1, 1}));
+  EXPECT_EQ(state.launches.at(0).gridDimX, unsigned(kSms / 2 * 2));
+  args_of(plan, dense_call({.batch = 1}));
+  EXPECT_EQ(state.launches.at(1).gridDimX, 2u * 4 * 2) << "two CTAs for each of 8 tiles";
+}
+
 TEST(FwdPlans, TwoTilesFitTheFreeRows) {
   FwdPlanRow plans[] = {kTwoBoxes, kTwoBoxes};
   EXPECT_TRUE(fits_free_rows(plans));
-  plans[1].box_rows = 129;
+  plans[1].box_rows = 257;
   EXPECT_FALSE(fits_free_rows(plans));
   plans[1].boxes = 1;
   EXPECT_TRUE(fits_free_rows(plans));

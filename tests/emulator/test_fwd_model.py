@@ -9,6 +9,7 @@ rules against float64 allow, so a wrong factor or a lost column shows where thos
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -100,10 +101,17 @@ def check(result: Tensor, expected: Tensor, flip: Tensor) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("head_dims", [(64, 64), (96, 96), (128, 128), (192, 128)], ids=str)
+@pytest.mark.parametrize(
+    ("head_dims", "ctas"),
+    [
+        *((dims, 1) for dims in ((64, 64), (96, 96), (128, 128), (192, 128))),
+        *((dims, 2) for dims in ((128, 128), (192, 128))),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize(("heat", "causal"), [(1.0, False), (1.0, True), (8.0, True)])
 def test_kernel_is_its_model(
-    head_dims: tuple[int, int], dtype: torch.dtype, heat: float, causal: bool
+    head_dims: tuple[int, int], ctas: Literal[1, 2], dtype: torch.dtype, heat: float, causal: bool
 ) -> None:
     generator = torch.Generator().manual_seed(sum(head_dims))
     q, k, v = (
@@ -111,6 +119,6 @@ def test_kernel_is_its_model(
         for rows, dim in ((300, head_dims[0]), (500, head_dims[0]), (500, head_dims[1]))
     )
     q = q * heat
-    with emulator.use("sm100"):
+    with emulator.use("sm100", emulator.Options(ctas=ctas)):
         out = flash_attn_func(q, k, v, causal=causal)
     check(out[0, :, 0], *model(q[0, :, 0], k[0, :, 0], v[0, :, 0], causal=causal))

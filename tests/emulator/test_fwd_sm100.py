@@ -1,4 +1,7 @@
-"""The SM100 forward kernels in every schedule of the emulator: the same bits, and right ones."""
+"""The SM100 forward kernels in every schedule of the emulator: the same bits, and right ones.
+
+Those of one CTA per tile; those of pairs have test_fwd_sm100_pair.py.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +61,11 @@ PACKED: list[Call] = [
 SMALL = [*FEATURES, *DATA, *PACKED, *cases.GROUPED]
 
 
+def alone(options: Options) -> Options:
+    """Dispatch would take pairs where they pay."""
+    return replace(options, ctas=1)
+
+
 @pytest.mark.parametrize("call", [*PERSISTENT, *LONG, *SMALL], ids=str)
 def test_schedules_give_the_same_bits(call: Call, request: pytest.FixtureRequest) -> None:
     schedules = [Options(), *fwd_schedules.SCHEDULES]
@@ -65,14 +73,14 @@ def test_schedules_give_the_same_bits(call: Call, request: pytest.FixtureRequest
         schedules += fwd_schedules.MORE_SCHEDULES
     elif call in PERSISTENT:  # seconds each
         schedules = schedules[::2]
-    fwd_schedules.check_schedules("sm100", call, schedules, EXP2_ERROR)
+    fwd_schedules.check_schedules("sm100", call, [*map(alone, schedules)], EXP2_ERROR)
 
 
 @pytest.mark.parametrize("call", [*LONG, *SMALL], ids=str)
 @pytest.mark.parametrize("rounding", fwd_schedules.ROUNDING)
 def test_undocumented_rounding_makes_no_difference(call: Call, rounding: str) -> None:
     work = fwd_schedules.problem(call)
-    out, lse = fwd_schedules.run("sm100", work, fwd_schedules.ROUNDING[rounding])
+    out, lse = fwd_schedules.run("sm100", work, alone(fwd_schedules.ROUNDING[rounding]))
     fwd_schedules.check(work, out, lse, EXP2_ERROR)
 
 
@@ -81,7 +89,7 @@ def test_smoke_in_a_random_schedule(case: Case) -> None:
     if case.dtype == "float32":
         case = replace(case, dtype="bfloat16")
     work = fwd_schedules.problem(case)
-    out, lse = fwd_schedules.run("sm100", work, fwd_schedules.random_schedule(9))
+    out, lse = fwd_schedules.run("sm100", work, alone(fwd_schedules.random_schedule(9)))
     fwd_schedules.check(work, out, lse, EXP2_ERROR)
 
 
@@ -91,7 +99,7 @@ def test_thousands_of_tokens(request: pytest.FixtureRequest) -> None:
         pytest.skip("takes half a minute: only with --full")
     case = Case(batch=1, seqlen_q=8192, seqlen_k=8192, heads_q=1, heads_k=1, causal=True, **HD128)
     whole = fwd_schedules.problem(case)
-    out, lse = fwd_schedules.run("sm100", whole, fwd_schedules.random_schedule(7))
+    out, lse = fwd_schedules.run("sm100", whole, alone(fwd_schedules.random_schedule(7)))
     # Rows in parts, each with the keys that it sees: the reference would take gigabytes at once.
     spans = [
         reference.Span(

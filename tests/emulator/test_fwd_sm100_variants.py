@@ -5,20 +5,17 @@ Variants of a kernel are compiled here and run through its launch code.
 
 from __future__ import annotations
 
-import functools
-import re
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
+import fwd_mutations
 import fwd_schedules
 import fwd_variants
 import pytest
 import tolerances
 import torch
 from cases import Case
-from fwd_schedules import Call, Options, Packed, Problem, problem, random_schedule
-from machines import ROOT
-from torch import Tensor
+from fwd_mutations import run
+from fwd_schedules import Call, Options, Packed, problem
 
 pytestmark = pytest.mark.cpu_only("switches the emulator on itself")
 
@@ -49,10 +46,6 @@ def calls(head_dim: int, dtype: str) -> list[Call]:
     return [replace(case, seqlen_q=500, causal=True), replace(case, data="hot")]
 
 
-def run(work: Problem, kernel: str, ptx: str, options: Options) -> tuple[Tensor, Tensor]:
-    return fwd_schedules.run("sm100", work, replace(options, images={kernel: ptx}))
-
-
 SCHEDULES = [Options(), *fwd_schedules.SCHEDULES]
 
 
@@ -60,7 +53,7 @@ def test_plain_softmax(head_dim: int, dtype: str) -> None:
     """Without slack, polynomials and early weights: the same bits, and a better lse."""
     kernel = kernel_name(head_dim, dtype)
     plain = fwd_variants.compiled(kernel, defines=(fwd_variants.PLAIN,))
-    schedules = [replace(options, images={kernel: plain}) for options in SCHEDULES]
+    schedules = [replace(options, images={kernel: plain}, ctas=1) for options in SCHEDULES]
     for call in calls(head_dim, dtype):
         fwd_schedules.check_schedules("sm100", call, schedules, tolerances.EXP2_ERROR)
 
@@ -100,56 +93,13 @@ def test_a_variant_without_change_is_the_kernel(head_dim: int, dtype: str) -> No
     """What is compiled here and what is in the library give the same bits."""
     kernel = kernel_name(head_dim, dtype)
     for work in map(problem, calls(head_dim, dtype)):
-        out, lse = fwd_schedules.run("sm100", work, Options())
+        out, lse = fwd_schedules.run("sm100", work, Options(ctas=1))
         other, other_lse = run(work, kernel, fwd_variants.compiled(kernel), Options())
         assert torch.equal(other, out)
         assert torch.equal(other_lse, lse)
 
 
 # ---- Mutations -----------------------------------------------------------------------------------
-#
-# Every wait, arrival and commit of the kernel is left out once. Where nothing objects, either the
-# statement is superfluous or the schedules are too tame to tell.
-
-FILES = [
-    "csrc/common/fwd_schedule.cuh",
-    *(f"csrc/sm100/fwd/{role}.cuh" for role in ("correction", "load", "mma", "softmax", "store")),
-]
-STATEMENTS = re.compile(
-    r"\bb\.template (?:wait|arrive|release)<\w+>\([^;]*\);"
-    r"|\bsignal_weights<\w+>\(\);"
-    r"|\bptx::tcgen05_(?:commit\([^;]*\)|wait_st\(\));"
-    r"|\bptx::bulk_wait_group_read<0>\(\);"
-)
-
-
-@dataclass(frozen=True)
-class Site:
-    """A statement that hands something over."""
-
-    file: str
-    first: int
-    last: int
-
-    @property
-    def text(self) -> str:
-        return (ROOT / self.file).read_text()
-
-    def __str__(self) -> str:
-        line = self.text.count("\n", 0, self.first) + 1
-        return f"{Path(self.file).name}:{line}:{self.text[self.first : self.last - 1]}"
-
-    def without(self) -> tuple[str, str]:
-        """The file and its text with an empty statement."""
-        return self.file, f"{self.text[: self.first]};{self.text[self.last :]}"
-
-
-def sites() -> list[Site]:
-    return [
-        Site(name, *match.span())
-        for name in FILES
-        for match in STATEMENTS.finditer((ROOT / name).read_text())
-    ]
 
 
 def killers(head_dim: int) -> list[Call]:
@@ -165,37 +115,11 @@ def killers(head_dim: int) -> list[Call]:
     ]
 
 
-@functools.cache
-def right_bits(kernel: str, call: Call) -> tuple[Tensor, Tensor]:
-    return run(problem(call), kernel, fwd_variants.compiled(kernel), Options())
-
-
-def objection(kernel: str, ptx: str, call: Call, options: Options) -> str:
-    """How the emulator or the result shows that the kernel is broken; empty: not at all."""
-    try:
-        out, lse = run(problem(call), kernel, ptx, options)
-    except RuntimeError as error:
-        return str(error)
-    right, right_lse = right_bits(kernel, call)
-    return "" if torch.equal(out, right) and torch.equal(lse, right_lse) else "other bits"
-
-
-@pytest.mark.sampled("site", sites(), 4)
-def test_every_statement_that_hands_over_is_needed(site: Site) -> None:
-    """With head dim 128, or with 192, whose values come in parts, where 128 does not have it."""
-    for head_dim in (128, 192):
-        kernel = kernel_name(head_dim, "bfloat16")
-        ptx = fwd_variants.compiled(kernel, replaced=(site.without(),))
-        if ptx != fwd_variants.compiled(kernel):
-            break
-    for call in killers(head_dim):
-        # Random schedules delay copies by a few turns, not by as long as a softmax takes: that
-        # values are waited for shows by the order of events alone.
-        for options in (
-            Options(policy="lazy"),
-            *map(random_schedule, (1, 2, 3)),
-            Options(check="strict"),
-        ):
-            if objection(kernel, ptx, call, options):
-                return
-    raise AssertionError(f"{site}: nothing tells that it is missing")
+@pytest.mark.sampled("site", fwd_mutations.sites(), 4)
+def test_every_statement_that_hands_over_is_needed(site: fwd_mutations.Site) -> None:
+    """With head dim 128, or with 192, whose values come in parts, where 128 does not have it. Those
+    of pairs alone have test_fwd_sm100_pair.py."""
+    calls = {kernel_name(head_dim, "bfloat16"): killers(head_dim) for head_dim in (128, 192)}
+    if all(site.without_effect(kernel) for kernel in calls):
+        pytest.skip(f"{site}: is in kernels of pairs alone")
+    fwd_mutations.check_needed(site, [*calls], calls)

@@ -27,7 +27,8 @@ HD192 = {"head_dim": 192, "head_dim_v": 128}
 def schedules(request: pytest.FixtureRequest) -> list[Options]:
     seeds = range(1, 21 if request.config.getoption("--full") else 3)
     plain = [Options(), Options(policy="lazy"), *map(random_schedule, seeds)]
-    return [replace(options, check="strict", plans=PLANS) for options in plain]
+    # Pairs have test_fwd_sm100_pair.py.
+    return [replace(options, check="strict", plans=PLANS, ctas=1) for options in plain]
 
 
 # ---- Kernels are clean ---------------------------------------------------------------------------
@@ -118,13 +119,14 @@ def ptx_of(kernel: str) -> str:
 
 def run(kernel: str, ptx: str) -> None:
     """A small call that takes `kernel`, which runs as `ptx`."""
-    facts = re.fullmatch(r"fa4_(fwd|bwd)_(sm\d+)_hd(\d+)_(bf16|fp16)", kernel)
+    facts = re.fullmatch(r"fa4_(fwd|bwd)_(sm\d+)_hd(\d+)(_pair)?_(bf16|fp16)", kernel)
     assert facts is not None, kernel
-    op, arch, head_dim, dtype = facts.groups()
+    op, arch, head_dim, pair, dtype = facts.groups()
     dim = int(head_dim)
     dtype = {"bf16": "bfloat16", "fp16": "float16"}[dtype]
     work = problem(Case(dtype, 1, 700, 900, 1, 1, dim, min(dim, 128)))
-    options = Options(check="strict", plans=PLANS, images={kernel: ptx})
+    ctas = 1 if pair is None else 2
+    options = Options(check="strict", plans=PLANS, images={kernel: ptx}, ctas=ctas)
     if op == "fwd":
         fwd_schedules.run(arch, work, options)
     else:  # every role takes part in the deterministic mode alone
@@ -172,7 +174,7 @@ def test_a_count_of_arrivals_is_compared(kernel: str) -> None:
     assert numbers == [*range(len(rings))]
 
 
-ARRIVAL = r"mbarrier\.arrive\.shared::cta\.b64 _, \[%r\d+\];"
+ARRIVAL = r"mbarrier\.arrive(\.release\.cluster)?\.shared::(cta|cluster)\.b64 _, \[%r\d+\];"
 
 
 @pytest.mark.parametrize("kernel", ONE_PER_SOURCE)
@@ -183,7 +185,9 @@ def test_an_arrival_at_another_mbarrier_is_named(kernel: str) -> None:
     arrival = f"mbarrier.arrive.shared::cta.b64 _, [{0x400 + wrong.offset}];"
     roles = set()
     for _, report in reports(kernel, ARRIVAL, lambda _: arrival):
-        found = re.search(rf"plan: {wrong.name}\[0\]: warp \d+ \((\w+)\) arrives", report)
+        found = re.search(
+            rf"plan: {wrong.name}\[0\]: warp \d+ (?:of CTA \d )?\((\w+)\) arrives", report
+        )
         assert found is not None, report
         roles.add(found[1])
     assert roles == {role for ring in rings if ring.done == "threads" for role in ring.signals}

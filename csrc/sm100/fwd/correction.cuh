@@ -19,9 +19,10 @@ struct Correction {
   const Block<kConfig>& b;
   int warp;  // of the warpgroup
   uint32_t tmem;
-  uint32_t stat_parity = 0;  // flips when both halves have been heard
-  uint32_t o_parity = 0;     // with a tile
-  int v_parts = 0;           // stages of V that earlier tiles have gone through
+  uint32_t stat_parity = 0;    // flips when both halves have been heard
+  uint32_t o_parity = 0;       // with a tile
+  uint32_t landed_parity = 0;  // with a tile that is ragged
+  int v_parts = 0;             // stages of V that earlier tiles have gone through
   Ring<max_of(Plan::kOutStages, 1)> out_ring{kWriter};
 
   FA4_D int row() const { return 32 * warp + lane_index(); }
@@ -44,9 +45,14 @@ struct Correction {
     for (int part = 0; part < Plan::kValueParts; ++part) {
       const int position = v_parts + part;
       const int stage = position % Plan::kVStages;
-      b.template wait<kVFull>(stage, position / Plan::kVStages % 2);
+      if constexpr (Plan::kPair) {  // the leader holds v_full: its mma role passes it on
+        b.template wait<kVLanded>(0, landed_parity);
+        landed_parity ^= 1;
+      } else {
+        b.template wait<kVFull>(stage, position / Plan::kVStages % 2);
+      }
       const int rows = Plan::kValueRows * (part + 1) - first;  // to clear, maybe all of the part
-      constexpr int kUnits = Plan::kHeadDimV / 8;              // of 16 bytes, per row
+      constexpr int kUnits = Plan::kValueColumns / 8;          // of 16 bytes, per row
 #pragma unroll 1
       for (int unit = row(); unit < min_of(rows, Plan::kValueRows) * kUnits; unit += 128) {
         const int value_row = Plan::kValueRows - 1 - unit / kUnits;
@@ -140,7 +146,7 @@ struct Correction {
 };
 
 /// A warpgroup.
-/// Waits: tile_full v_full stat_full o_full out_empty.
+/// Waits: tile_full v_full v_landed stat_full o_full out_empty.
 /// Signals: tile_empty v_clean stat_empty o_rescaled o_empty out_full.
 template <FwdConfig kConfig>
 FA4_D void role_correction(const Block<kConfig>& b, int warp) {

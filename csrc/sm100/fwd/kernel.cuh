@@ -17,6 +17,7 @@
 #include "csrc/sm100/fwd/mma.cuh"
 #include "csrc/sm100/fwd/softmax.cuh"
 #include "csrc/sm100/fwd/store.cuh"
+#include "flash_attn4/device/ptx/cluster.cuh"
 #include "flash_attn4/device/ptx/griddepcontrol.cuh"
 #include "flash_attn4/device/ptx/registers.cuh"
 #include "flash_attn4/device/ptx/tcgen05.cuh"
@@ -39,13 +40,25 @@ FA4_D void clear_unused_rows(const Block<kConfig>& b) {
   if (units > 0) ptx::fence_proxy_async();  // products read what these stores wrote
 }
 
+/// All threads of the CTA, or of both of a pair.
+template <bool kPair>
+FA4_D void meet() {
+  if constexpr (kPair) {
+    ptx::cluster_arrive();
+    ptx::cluster_wait();
+  } else {
+    __syncthreads();
+  }
+}
+
 template <FwdConfig kConfig>
 FA4_D void fwd_body(const FwdArgs& args) {
   using Plan = FwdPlan<kConfig>;
   extern __shared__ __align__(1024) uint8_t shared[];
   uint32_t address = shared_address(shared);
   ptx::keep_here(address);  // a register, not three instructions wherever it is used
-  const Block<kConfig> block{args, shared, address};
+  Block<kConfig> block{args, shared, address, address};
+  if constexpr (Plan::kPair) block.leader = ptx::cluster_address(address, 0);
   const int warp = warp_index();
 
   if (threadIdx.x == 0) {
@@ -54,10 +67,11 @@ FA4_D void fwd_body(const FwdArgs& args) {
     for (const TensorMap* map : {&args.q, &args.k, &args.v}) ptx::prefetch_tensor_map(map);
     if (args.tensor_store) ptx::prefetch_tensor_map(&args.out);
   }
-  if (warp == Plan::kMmaWarp) ptx::tcgen05_alloc_all(block.address + Plan::kTmemOffset);
+  if (warp == Plan::kMmaWarp)
+    ptx::tcgen05_alloc_all<Plan::kCtas>(block.address + Plan::kTmemOffset);
   clear_unused_rows(block);
   ptx::tcgen05_fence_before();  // the allocation comes before what others do with it
-  __syncthreads();
+  meet<Plan::kPair>();
   ptx::tcgen05_fence_after();
   // What comes before touches no memory of others. Every role reads or writes some from here on.
   ptx::griddepcontrol_wait();
@@ -71,13 +85,27 @@ FA4_D void fwd_body(const FwdArgs& args) {
   } else {
     ptx::setmaxnreg_dec<Plan::kOtherRegisters>();
     if (warp == Plan::kMmaWarp) {
-      if (ptx::elect_sync()) role_mma(block);
+      if (ptx::elect_sync()) {
+        if (block.rank() == 0) {
+          role_mma(block);
+        } else {
+          role_mma_follower(block);
+        }
+      }
       __syncwarp();
-      ptx::tcgen05_dealloc_all(block.tmem());
+      if constexpr (!Plan::kPair) ptx::tcgen05_dealloc_all(block.tmem());
     }
     if (warp == Plan::kLoadWarp && ptx::elect_sync()) role_load(block);
     if (warp == Plan::kStoreWarp && ptx::elect_sync()) role_store(block);
-    if (warp == Plan::kScheduleWarp) schedule_tiles<kTileFull, kTileEmpty>(block);
+    if (warp == Plan::kScheduleWarp) schedule_tiles<kTileFull, kTileEmpty, Plan::kCtas>(block);
+  }
+  if constexpr (Plan::kPair) {
+    // Products and arrivals of one CTA reach into the other: neither leaves before both are done.
+    __syncwarp();
+    ptx::tcgen05_fence_before();
+    meet<true>();
+    ptx::tcgen05_fence_after();
+    if (warp == Plan::kMmaWarp) ptx::tcgen05_dealloc_all<2>(block.tmem());
   }
 }
 

@@ -13,13 +13,37 @@ namespace {
 // in two parts, and queries and results pass through it as well. Not measured.
 constexpr int64_t kL2Budget = int64_t{32} << 20;
 
-template <DType kDType, int kHeadDim>
+// Clocks of a step, predicted as docs/kernels/fwd_sm100.md does it. Products: published times of
+// single ones of 128 columns, by others and on a GB300, for one CTA and for a pair; with the weights
+// in tensor memory a tenth less. A pair reads half of B, which is why it is faster.
+constexpr double kScoreClocks[] = {80.0, 70.0};
+constexpr double kOutputClocks[] = {72.0, 63.0};
+// From scores to weights: an exponential is 8 clocks of a warp, hand-overs, reads and the maximum
+// are the rest. A mask takes 215 instructions of a warp, of 2 clocks.
+constexpr double kExponentialClocks = 8.0, kHandOverClocks = 516.0;
+constexpr double kMaskClocks = 430.0;
+constexpr double kSharedBytesPerClock = 128.0;
+// What a pair has to save: its times are nobody's on this chip, and two SMs start and end together.
+constexpr double kPairMargin = 1.1;
+
+template <class Plan>
+constexpr double step_clocks() {
+  const int form = Plan::kCtas - 1;
+  const double products = Plan::kHalves * (Plan::kHeadDim / 16 * kScoreClocks[form] +
+                                           Plan::kBlockN / 16 * kOutputClocks[form]);
+  const double chain =
+      products / 2 + Plan::kEarlyExponentials * kExponentialClocks + kHandOverClocks;
+  const double shared = (Plan::kOperandBytes + Plan::kCopyBytes) / kSharedBytesPerClock;
+  return max_of(max_of(products, chain), shared) * (Plan::kPair ? kPairMargin : 1.0);
+}
+
+template <DType kDType, int kHeadDim, int kCtas = 1>
 constexpr FwdPlanRow plan_row() {
-  using Plan = FwdPlan<fwd_config(kDType, kHeadDim)>;
+  using Plan = FwdPlan<fwd_config(kDType, kHeadDim, kCtas)>;
   return {.dtype = kDType,
           .head_dim = Plan::kHeadDim,
           .head_dim_v = Plan::kHeadDimV,
-          .boxes = Plan::kHalves,
+          .boxes = Plan::kCtas * Plan::kHalves,
           .box_rows = Plan::kHalfRows,
           .out_rows = Plan::kOutStages > 0 ? Plan::kHalfRows : 0,
           .block_n = Plan::kBlockN,
@@ -27,18 +51,28 @@ constexpr FwdPlanRow plan_row() {
           .swizzle = Plan::kSwizzle,
           .threads = Plan::kThreads,
           .shared_bytes = Plan::kSharedBytes,
-          .l2_budget = kL2Budget};
+          .l2_budget = kL2Budget,
+          .ctas = Plan::kCtas,
+          .step_clocks = step_clocks<Plan>(),
+          .mask_clocks = kMaskClocks};
 }
 
 constexpr FwdPlanRow kPlans[] = {
-    plan_row<DType::kBFloat16, 64>(),  plan_row<DType::kFloat16, 64>(),
-    plan_row<DType::kBFloat16, 96>(),  plan_row<DType::kFloat16, 96>(),
-    plan_row<DType::kBFloat16, 128>(), plan_row<DType::kFloat16, 128>(),
-    plan_row<DType::kBFloat16, 192>(), plan_row<DType::kFloat16, 192>(),
+    plan_row<DType::kBFloat16, 64>(),     plan_row<DType::kFloat16, 64>(),
+    plan_row<DType::kBFloat16, 96>(),     plan_row<DType::kFloat16, 96>(),
+    plan_row<DType::kBFloat16, 128>(),    plan_row<DType::kFloat16, 128>(),
+    plan_row<DType::kBFloat16, 192>(),    plan_row<DType::kFloat16, 192>(),
+    plan_row<DType::kBFloat16, 128, 2>(), plan_row<DType::kFloat16, 128, 2>(),
+    plan_row<DType::kBFloat16, 192, 2>(), plan_row<DType::kFloat16, 192, 2>(),
 };
 static_assert(fits_free_rows(kPlans));
 
 }  // namespace
+
+double fwd_clocks(const KernelRow& kernel, const FwdParams& params, int sms) {
+  const FwdPlanRow* plan = find_plan(kPlans, params.dtype, kernel);
+  return plan == nullptr ? 0.0 : fa4::fwd_clocks(*plan, params, sms);
+}
 
 Status launch_fwd(const KernelRow& kernel, const FwdParams& params, const Context& context) {
   const FwdPlanRow* plan = find_plan(kPlans, params.dtype, kernel);

@@ -10,4 +10,7 @@ namespace fa4::sm100 {
 /// gpu::readable.
 Status launch_fwd(const KernelRow& kernel, const FwdParams& params, const Context& context);
 
+/// What the call is predicted to take with this form of a kernel, see Cost in dispatch/select.h.
+double fwd_clocks(const KernelRow& kernel, const FwdParams& params, int sms);
+
 }  // namespace fa4::sm100

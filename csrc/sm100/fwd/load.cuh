@@ -11,6 +11,8 @@ struct Loader {
   using Plan = FwdPlan<kConfig>;
 
   const Block<kConfig>& b;
+  int key_row = b.rank() * Plan::kKeyRows;  // of a step, the first of this CTA
+  int value_column = b.rank() * Plan::kValueColumns;
   uint32_t q_parity = kWriter;
   Ring<Plan::kKStages> k_ring{kWriter};
   Ring<Plan::kVStages> v_ring{kWriter};
@@ -22,13 +24,13 @@ struct Loader {
 #pragma unroll
     for (int half = 0; half < Plan::kHalves; ++half) {
       b.template wait<kQEmpty>(half, q_parity);
-      const uint32_t bar = b.template bar<kQFull>(half);
+      const uint32_t bar = b.template signal_bar<kQFull>(half);
       const int row = tile.q_row + tile.first_query + half * b.args.box_queries;
-      ptx::mbarrier_arrive_expect_tx(bar, bytes);
+      b.template announce<kQFull>(half, bytes);
 #pragma unroll
       for (int column = 0; column < Plan::kHeadDim; column += Plan::kSpanColumns) {
         const uint32_t to = b.q(half) + Plan::q_layout().unswizzled_offset(0, column);
-        ptx::tensor_load_5d(to, &b.args.q, bar, column, 0, row, tile.head, tile.batch);
+        load(to, &b.args.q, bar, column, 0, row, tile.head, tile.batch);
       }
     }
     q_parity ^= 1;
@@ -36,12 +38,12 @@ struct Loader {
 
   FA4_D void load_k(const QueryTile& tile, int row) {
     b.template wait<kKEmpty>(k_ring.stage, k_ring.parity);
-    const uint32_t bar = b.template bar<kKFull>(k_ring.stage);
-    ptx::mbarrier_arrive_expect_tx(bar, Plan::kKBytes);
+    const uint32_t bar = b.template signal_bar<kKFull>(k_ring.stage);
+    b.template announce<kKFull>(k_ring.stage, Plan::kKBytes);
 #pragma unroll
     for (int column = 0; column < Plan::kHeadDim; column += Plan::kSpanColumns) {
       const uint32_t to = b.k(k_ring.stage) + Plan::k_layout().unswizzled_offset(0, column);
-      ptx::tensor_load_4d(to, &b.args.k, bar, column, row, tile.kv_head, tile.batch);
+      load(to, &b.args.k, bar, column, row + key_row, tile.kv_head, tile.batch);
     }
     k_ring.advance();
   }
@@ -50,15 +52,32 @@ struct Loader {
 #pragma unroll
     for (int part = 0; part < Plan::kValueParts; ++part) {
       b.template wait<kVEmpty>(v_ring.stage, v_ring.parity);
-      const uint32_t bar = b.template bar<kVFull>(v_ring.stage);
-      ptx::mbarrier_arrive_expect_tx(bar, Plan::kVBytes);
+      const uint32_t bar = b.template signal_bar<kVFull>(v_ring.stage);
+      b.template announce<kVFull>(v_ring.stage, Plan::kVBytes);
 #pragma unroll
-      for (int column = 0; column < Plan::kHeadDimV; column += Plan::kSpanColumns) {
+      for (int column = 0; column < Plan::kValueColumns; column += Plan::kSpanColumns) {
         const uint32_t to = b.v(v_ring.stage) + Plan::v_layout().unswizzled_offset(0, column);
-        ptx::tensor_load_4d(to, &b.args.v, bar, column, row + part * Plan::kValueRows, tile.kv_head,
-                            tile.batch);
+        load(to, &b.args.v, bar, value_column + column, row + part * Plan::kValueRows, tile.kv_head,
+             tile.batch);
       }
       v_ring.advance();
+    }
+  }
+
+  FA4_D static void load(uint32_t to, const TensorMap* map, uint32_t bar, int c0, int c1, int c2,
+                         int c3) {
+    if constexpr (Plan::kPair) {
+      ptx::tensor_load_4d_pair(to, map, bar, c0, c1, c2, c3);
+    } else {
+      ptx::tensor_load_4d(to, map, bar, c0, c1, c2, c3);
+    }
+  }
+  FA4_D static void load(uint32_t to, const TensorMap* map, uint32_t bar, int c0, int c1, int c2,
+                         int c3, int c4) {
+    if constexpr (Plan::kPair) {
+      ptx::tensor_load_5d_pair(to, map, bar, c0, c1, c2, c3, c4);
+    } else {
+      ptx::tensor_load_5d(to, map, bar, c0, c1, c2, c3, c4);
     }
   }
 };

@@ -56,12 +56,13 @@ struct Issuer {
   FA4_D void scores(int half, const Item& item) {
     if (item.opens()) b.template wait<kQFull>(half, q_parity);
     if (half == 0) b.template wait<kKFull>(k_ring.stage, k_ring.parity);
-    umma_abt<Plan::kHeadDim>(tmem + Plan::tmem_s(half), b.q(half), Plan::q_layout(),
-                             b.k(k_ring.stage), Plan::k_layout(), Plan::score_product());
-    ptx::tcgen05_commit(b.template bar<kSFull>(half));
-    if (item.closes()) ptx::tcgen05_commit(b.template bar<kQEmpty>(half));
+    umma_abt<Plan::kHeadDim, Plan::kCtas>(tmem + Plan::tmem_s(half), b.q(half), Plan::q_layout(),
+                                          b.k(k_ring.stage), Plan::k_layout(),
+                                          Plan::score_product());
+    b.template commit<kSFull>(half);
+    if (item.closes()) b.template commit<kQEmpty>(half);
     if (half == 0) return;
-    ptx::tcgen05_commit(b.template bar<kKEmpty>(k_ring.stage));
+    b.template commit<kKEmpty>(k_ring.stage);
     k_ring.advance();
     if (item.opens()) q_parity ^= 1;
   }
@@ -71,6 +72,7 @@ struct Issuer {
     // The weights come last: nothing but the product should follow them.
     if (half == 0) b.template wait<kVFull>(v_ring.stage, v_ring.parity);
     if (half == 0 && item.ragged()) {
+      if constexpr (Plan::kPair) b.template arrive<kVLanded>(0);
       b.template wait<kVClean>(0, clean_parity);
       clean_parity ^= 1;
     }
@@ -96,10 +98,10 @@ struct Issuer {
         ptx::tcgen05_fence_after();
         output_steps(half, ring.stage, first, kEarlySteps, last, true);
       }
-      if (half == 1) ptx::tcgen05_commit(b.template bar<kVEmpty>(ring.stage));
+      if (half == 1) b.template commit<kVEmpty>(ring.stage);
       ring.advance();
     }
-    if (item.closes()) ptx::tcgen05_commit(b.template bar<kOFull>(half));
+    if (item.closes()) b.template commit<kOFull>(half);
     if (half == 0) return;
     v_ring = ring;
     p_parity ^= 1;
@@ -109,16 +111,29 @@ struct Issuer {
 
   /// Steps [first, last) of the product; the values at `stage` begin with step `origin`.
   FA4_D void output_steps(int half, int stage, int origin, int first, int last, bool accumulate) {
-    umma_ab(tmem + Plan::tmem_o(half), tmem + Plan::tmem_p(half), b.v(stage), Plan::v_layout(),
-            Plan::output_product(), origin, first, last, accumulate);
+    umma_ab<Plan::kCtas>(tmem + Plan::tmem_o(half), tmem + Plan::tmem_p(half), b.v(stage),
+                         Plan::v_layout(), Plan::output_product(), origin, first, last, accumulate);
   }
 };
 
-/// One thread.
+/// In the CTA of a pair whose products its leader issues: tiles pass.
+/// Waits: tile_full.  Signals: tile_empty.
+template <FwdConfig kConfig>
+FA4_D void role_mma_follower(const Block<kConfig>& b) {
+  Ring<Block<kConfig>::Plan::kTileStages> ring(kReader);
+  for (bool more = true; more; ring.advance()) {
+    b.template wait<kTileFull>(ring.stage, ring.parity);
+    more = b.tile(ring.stage).valid != 0;
+    b.template arrive<kTileEmpty>(ring.stage);
+  }
+}
+
+/// One thread, of the leader of a pair.
 /// Waits: tile_full q_full k_full v_full v_clean p_early p_late o_rescaled o_empty.
-/// Signals: tile_empty q_empty k_empty v_empty s_full o_full.
+/// Signals: tile_empty q_empty k_empty v_empty v_landed s_full o_full.
 template <FwdConfig kConfig>
 FA4_D void role_mma(const Block<kConfig>& b) {
+  using Plan = FwdPlan<kConfig>;
   Issuer<kConfig> issuer{b, b.tmem()};
   Item item = issuer.first_item();
   if (!item.valid()) return;
@@ -133,9 +148,11 @@ FA4_D void role_mma(const Block<kConfig>& b) {
     }
     item = next;
   }
-  // Tensor memory is given back when the last output has been read.
-  for (int half = 0; half < 2; ++half) b.template wait<kOEmpty>(half, issuer.o_parity);
-  ptx::tcgen05_fence_after();
+  // Tensor memory is given back when the last output has been read. A pair meets for that.
+  if constexpr (!Plan::kPair) {
+    for (int half = 0; half < 2; ++half) b.template wait<kOEmpty>(half, issuer.o_parity);
+    ptx::tcgen05_fence_after();
+  }
 }
 
 }  // namespace fa4::sm100

@@ -26,6 +26,7 @@ struct FwdConfig {
   DType dtype;     // of q, k, v and out
   int head_dim;    // of q and k; smaller ones are padded with zeros by the copy engine
   int head_dim_v;  // of v and out
+  int ctas;        // that share a tile: 1, or 2, a pair
   int k_stages;
   int v_stages;
   int value_rows;  // keys per stage of V: all of a step, or half of them
@@ -35,9 +36,10 @@ struct FwdConfig {
   int slack_log2;       // by which weights may exceed 1 before O is rescaled: core/softmax.h
 };
 
-/// The configuration per head dim. Shares of emulated exponentials: docs/kernels/fwd_sm100.md.
-FA4_HD constexpr FwdConfig fwd_config(DType dtype, int head_dim) {
-  FwdConfig config{dtype, head_dim, head_dim, 2, 2, 128, 2, {6, 1, 3}, 3, 8};
+/// The configuration per head dim and number of CTAs that share a tile. Shares of emulated
+/// exponentials: docs/kernels/fwd_sm100.md.
+FA4_HD constexpr FwdConfig fwd_config(DType dtype, int head_dim, int ctas = 1) {
+  FwdConfig config{dtype, head_dim, head_dim, ctas, 2, 2, 128, 2, {6, 1, 3}, 3, 8};
   if (head_dim == 64) {
     config.k_stages = config.v_stages = 4;
     config.emulation = {6, 0, 3};
@@ -52,6 +54,15 @@ FA4_HD constexpr FwdConfig fwd_config(DType dtype, int head_dim) {
     config.value_rows = 64;
     config.out_stages = 0;
     config.emulation = {2, 1, 3};
+  }
+  if (ctas == 2) {  // each has half of the keys and of the columns of the values: room for more
+    config.k_stages = config.v_stages = 4;
+    if (head_dim == 192) {
+      config.k_stages = 2;
+      config.v_stages = 3;
+      config.value_rows = 128;
+      config.out_stages = 2;
+    }
   }
 #ifdef FA4_PLAIN_SOFTMAX  // for tests of schedules: nothing that trades accuracy for speed
   config.emulation = {0, 0, 3};
@@ -82,6 +93,7 @@ enum Bar : int {
   kKEmpty,
   kVFull,
   kVEmpty,
+  kVLanded,
   kVClean,
   kSFull,
   kPEarly,
@@ -100,6 +112,9 @@ template <FwdConfig kConfig>
 struct FwdPlan {
   // ---- Tile ---------------------------------------------------------------------------- elements
   // A block works on two halves of a tile in turn: one is in the softmax while the other multiplies.
+  // Of a pair each CTA has its own two halves; products join the same half of both.
+  static constexpr int kCtas = kConfig.ctas;
+  static constexpr bool kPair = kCtas == 2;
   static constexpr int kHalves = 2;
   static constexpr int kHalfRows = 128;  // query rows, one per softmax thread
   static constexpr int kBlockN = 128;    // keys per step
@@ -110,16 +125,25 @@ struct FwdPlan {
   static constexpr int kValueRows = kConfig.value_rows;
   static constexpr int kValueParts = kBlockN / kValueRows;
   static constexpr int kOutStages = kConfig.out_stages;
+  static constexpr int kKeyRows = kBlockN / kCtas;         // keys of a step in this CTA
+  static constexpr int kValueColumns = kHeadDimV / kCtas;  // columns of the values in this CTA
+  static_assert(!kPair || kValueParts == 1, "v_landed tells of a whole step");
   static constexpr int kTileStages = 5;  // stored, corrected, in products, and two ahead
 
   // 96 columns are no whole spans of 128 bytes, and a product wants whole ones.
   static constexpr Swizzle kSwizzle =
       kHeadDim % 64 == 0 && kHeadDimV % 64 == 0 ? Swizzle::k128B : Swizzle::k64B;
   FA4_HD static constexpr TileLayout q_layout() { return {kHalfRows, kSwizzle}; }
-  FA4_HD static constexpr TileLayout k_layout() { return {kBlockN, kSwizzle}; }
+  FA4_HD static constexpr TileLayout k_layout() { return {kKeyRows, kSwizzle}; }
   FA4_HD static constexpr TileLayout v_layout() { return {kValueRows, kSwizzle}; }
   FA4_HD static constexpr TileLayout out_layout() { return {kHalfRows, kSwizzle}; }
   static constexpr int kSpanColumns = static_cast<int>(span_bytes(kSwizzle)) / 2;
+
+  /// Exponentials of the special function unit that a row takes before its first weights are handed
+  /// over, the factor included.
+  static constexpr int kEarlyExponentials =
+      32 * kConfig.early_fragments + 1 -
+      2 * kConfig.emulation.pairs * (3 - kConfig.emulation.first);
 
   // ---- Roles -----------------------------------------------------------------------------------
   static constexpr int kSoftmaxRegisters = 192;
@@ -160,7 +184,7 @@ struct FwdPlan {
   FA4_HD static constexpr uint32_t score_product() {
     return umma_instruction_descriptor({.operand = kConfig.dtype,
                                         .accumulator = DType::kFloat32,
-                                        .m = kHalfRows,
+                                        .m = kCtas * kHalfRows,
                                         .n = kBlockN,
                                         .a_major = Major::kK,
                                         .b_major = Major::kK});
@@ -168,7 +192,7 @@ struct FwdPlan {
   FA4_HD static constexpr uint32_t output_product() {
     return umma_instruction_descriptor({.operand = kConfig.dtype,
                                         .accumulator = DType::kFloat32,
-                                        .m = kHalfRows,
+                                        .m = kCtas * kHalfRows,
                                         .n = kHeadDimV,
                                         .a_major = Major::kK,
                                         .b_major = Major::kMN});
@@ -176,29 +200,35 @@ struct FwdPlan {
 
   // ---- Barriers --------------------------------------------------------------------------------
   // Threads arrive by one lane per warp, after the warp has met. stat_*: softmax warp and correction
-  // warp of the same rows hand over on their own.
+  // warp of the same rows hand over on their own. Of a pair only the leader issues products: what
+  // they wait for it holds, and both arrive there; what they complete is told in both CTAs.
+  static constexpr Holder kOwn = Holder::kOwn;
+  static constexpr Holder kLead = kPair ? Holder::kLeader : Holder::kOwn;
+  static constexpr Holder kBoth = kPair ? Holder::kBoth : Holder::kOwn;
+  static constexpr uint32_t kValueUsers = kPair ? kMma : kMma | kCorrection;
   // clang-format off
   static constexpr BarrierTable<kNumBars> kBarriers{{
-      // name          stages       arrivals      signals      done               waits
-      {"tile_full",    kTileStages, 1,            kSchedule,   Done::kThreads,    kWorkers},
-      {"tile_empty",   kTileStages, kWorkerWarps, kWorkers,    Done::kThreads,    kSchedule},
-      {"q_full",       kHalves,     1,            kLoad,       Done::kTmaBytes,   kMma},
-      {"q_empty",      kHalves,     1,            kMma,        Done::kMmaCommit,  kLoad},
-      {"k_full",       kKStages,    1,            kLoad,       Done::kTmaBytes,   kMma},
-      {"k_empty",      kKStages,    1,            kMma,        Done::kMmaCommit,  kLoad},
-      {"v_full",       kVStages,    1,            kLoad,       Done::kTmaBytes,   kMma | kCorrection},
-      {"v_empty",      kVStages,    1,            kMma,        Done::kMmaCommit,  kLoad},
-      {"v_clean",      1,           4,            kCorrection, Done::kThreads,    kMma},
-      {"s_full",       kHalves,     1,            kMma,        Done::kMmaCommit,  kSoftmax},
-      {"p_early",      kHalves,     4,            kSoftmax,    Done::kThreads,    kMma},
-      {"p_late",       kHalves,     4,            kSoftmax,    Done::kThreads,    kMma},
-      {"stat_full",    4 * kHalves, 1,            kSoftmax,    Done::kThreads,    kCorrection},
-      {"stat_empty",   4 * kHalves, 1,            kCorrection, Done::kThreads,    kSoftmax},
-      {"o_rescaled",   kHalves,     4,            kCorrection, Done::kThreads,    kMma},
-      {"o_full",       kHalves,     1,            kMma,        Done::kMmaCommit,  kCorrection},
-      {"o_empty",      kHalves,     4,            kCorrection, Done::kThreads,    kMma},
-      {"out_full",     kOutStages,  4,            kCorrection, Done::kThreads,    kStore},
-      {"out_empty",    kOutStages,  1,            kStore,      Done::kThreads,    kCorrection},
+      // name        stages       arrivals      signals      done              waits        holder
+      {"tile_full",  kTileStages, 1,            kSchedule,   Done::kThreads,   kWorkers,    kOwn},
+      {"tile_empty", kTileStages, kWorkerWarps, kWorkers,    Done::kThreads,   kSchedule,   kOwn},
+      {"q_full",     kHalves,     1,            kLoad,       Done::kTmaBytes,  kMma,        kLead},
+      {"q_empty",    kHalves,     1,            kMma,        Done::kMmaCommit, kLoad,       kBoth},
+      {"k_full",     kKStages,    1,            kLoad,       Done::kTmaBytes,  kMma,        kLead},
+      {"k_empty",    kKStages,    1,            kMma,        Done::kMmaCommit, kLoad,       kBoth},
+      {"v_full",     kVStages,    1,            kLoad,       Done::kTmaBytes,  kValueUsers, kLead},
+      {"v_empty",    kVStages,    1,            kMma,        Done::kMmaCommit, kLoad,       kBoth},
+      {"v_landed",   kCtas - 1,   1,            kMma,        Done::kThreads,   kCorrection, kBoth},
+      {"v_clean",    1,           4 * kCtas,    kCorrection, Done::kThreads,   kMma,        kLead},
+      {"s_full",     kHalves,     1,            kMma,        Done::kMmaCommit, kSoftmax,    kBoth},
+      {"p_early",    kHalves,     4 * kCtas,    kSoftmax,    Done::kThreads,   kMma,        kLead},
+      {"p_late",     kHalves,     4 * kCtas,    kSoftmax,    Done::kThreads,   kMma,        kLead},
+      {"stat_full",  4 * kHalves, 1,            kSoftmax,    Done::kThreads,   kCorrection, kOwn},
+      {"stat_empty", 4 * kHalves, 1,            kCorrection, Done::kThreads,   kSoftmax,    kOwn},
+      {"o_rescaled", kHalves,     4 * kCtas,    kCorrection, Done::kThreads,   kMma,        kLead},
+      {"o_full",     kHalves,     1,            kMma,        Done::kMmaCommit, kCorrection, kBoth},
+      {"o_empty",    kHalves,     4 * kCtas,    kCorrection, Done::kThreads,   kMma,        kLead},
+      {"out_full",   kOutStages,  4,            kCorrection, Done::kThreads,   kStore,      kOwn},
+      {"out_empty",  kOutStages,  1,            kStore,      Done::kThreads,   kCorrection, kOwn},
   }};
   // clang-format on
   // Waits we do without, and why that is safe:
@@ -220,9 +250,13 @@ struct FwdPlan {
 
   // ---- Shared memory --------------------------------------------------------------------- bytes
   static constexpr uint32_t kQBytes = 2 * kHalfRows * kHeadDim;  // of one half
-  static constexpr uint32_t kKBytes = 2 * kBlockN * kHeadDim;    // of one step
-  static constexpr uint32_t kVBytes = 2 * kValueRows * kHeadDimV;
+  static constexpr uint32_t kKBytes = 2 * kKeyRows * kHeadDim;   // of one step
+  static constexpr uint32_t kVBytes = 2 * kValueRows * kValueColumns;
   static constexpr uint32_t kOutBytes = kHalfRows * span_bytes(kSwizzle);
+  // Of a step in this CTA: what products read, in each half queries, keys and values; and what is
+  // copied from global memory.
+  static constexpr uint32_t kOperandBytes = kHalves * (kQBytes + kKBytes + kValueParts * kVBytes);
+  static constexpr uint32_t kCopyBytes = kKBytes + kValueParts * kVBytes;
   static constexpr uint32_t kQOffset = 0;
   static constexpr uint32_t kKOffset = kQOffset + kHalves * kQBytes;
   static constexpr uint32_t kVOffset = kKOffset + kKStages * kKBytes;
