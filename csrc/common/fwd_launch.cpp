@@ -216,7 +216,7 @@ double fwd_clocks(const FwdPlanRow& plan, const FwdParams& p, int sms) {
   const Window window = make_window(p.causal, p.window_left, p.window_right);
   const int32_t tiles = ceil_div(seqlen_q, queries);
   // Of many tiles these, evenly spread; without a window all are alike.
-  const int32_t looked_at = window.bounded() ? min_of(tiles, 16) : 1;
+  const int32_t looked_at = window.bounded() ? min_of(tiles, 5) : 1;
   int64_t steps = 0, masked = 0;
   for (int32_t i = 0; i < looked_at; ++i) {
     const int32_t tile = looked_at == 1 ? 0 : (2 * (tiles - 1) * i / (looked_at - 1) + 1) / 2;
