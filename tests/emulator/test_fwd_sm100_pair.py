@@ -115,8 +115,8 @@ def test_undocumented_rounding_makes_no_difference(call: Call, rounding: str) ->
 
 @pytest.mark.parametrize("call", [*LONG, *SMALL], ids=str)
 def test_both_forms_give_the_same_bits(call: Call) -> None:
-    """Rows meet the same keys in the same order, whoever else is in their tile, and blocks that they
-    do not see change nothing: which form dispatch takes shows in no result."""
+    """Rows meet the same keys in the same order, whoever else is in their tile, and blocks that
+    they do not see change nothing: which form dispatch takes shows in no result."""
     work = problem(call)
     out, lse = fwd_schedules.run("sm100", work, Options(ctas=2))
     other, other_lse = fwd_schedules.run("sm100", work, Options(ctas=1))
