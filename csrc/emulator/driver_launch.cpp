@@ -210,9 +210,11 @@ CUresult read_attributes(const CUlaunchConfig& config, Launch* launch) {
             CUDA_ERROR_INVALID_CLUSTER_SIZE,
             "cuLaunchKernelEx: clusterDim: must be >= 1 each, got " + text_of(launch->cluster));
       }
+      case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION:
+        launch->early_start = attribute.value.programmaticStreamSerializationAllowed != 0;
+        break;
       case CU_LAUNCH_ATTRIBUTE_IGNORE:
       case CU_LAUNCH_ATTRIBUTE_COOPERATIVE:
-      case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION:
       case CU_LAUNCH_ATTRIBUTE_PRIORITY:
         break;  // launches run one after the other, to their end
       default:

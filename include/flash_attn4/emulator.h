@@ -176,6 +176,9 @@ struct Launch {
   Extent grid, block, cluster;
   size_t dynamic_shared_bytes = 0;
   std::span<const uint8_t> parameters;  // the parameter block
+  // Grids before this one may still run: the check takes global memory as theirs until
+  // griddepcontrol.wait.
+  bool early_start = false;
   // Every access to global memory must lie in one of these (or in the module's own variables). Empty:
   // any memory that is mapped in this process.
   std::vector<Region> memory;

@@ -203,3 +203,18 @@ def test_a_missing_arrival_is_named(kernel: str) -> None:
         names.update(name.split("[")[0] for name in waits)
     assert names
     assert names <= {ring.name for ring in PLANS[kernel].barriers}
+
+
+# ---- Grids that begin early ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", [name for name in ONE_PER_SOURCE if "bwd" in name])
+def test_a_missing_wait_for_the_grids_before_is_named(kernel: str) -> None:
+    """Backward kernels begin while what prepares their rows may still write."""
+    found = [*reports(kernel, r"griddepcontrol\.wait;", lambda _: "")]
+    assert len(found) == 1
+    assert re.search(
+        r"warp \d+.*, line \d+.*, uses global memory that the grids before this one may still "
+        "write: no griddepcontrol.wait before it",
+        found[0][1],
+    )

@@ -80,6 +80,10 @@ def check(machine: Machine, idiom: Idiom, mistakes: Sequence[str | None], **opti
 THREADS = Idiom("ordering.cu", "threads_hand_over", 64, 64)
 STORES = Idiom("ordering.cu", "copy_takes_what_threads_wrote", 128, 64)
 COPIES = Idiom("ordering.cu", "copies_hand_over", 96, 96, input_words=96, rounds=3)
+ONE_LANE = Idiom("ordering.cu", "one_lane_hands_over", 64, 96)
+WARP_ARRIVES = Idiom("ordering.cu", "warp_arrives", 32, 32)
+ONE_LANE_WAITS = Idiom("ordering.cu", "one_lane_waits", 32, 32, input_words=32)
+FLAG = Idiom("ordering.cu", "flag_follows_copy", 64, 32)
 NAMED = Idiom("ordering.cu", "named_barrier_hand_over", 32, 64)
 THREAD_COPIES = Idiom(
     "ordering.cu", "thread_copies_hand_over", 64, 64, input_words=256, shared_bytes=2048
@@ -127,7 +131,11 @@ def test_copy_takes_what_threads_wrote(machine: Machine) -> None:
             copy.format("[01]") + "writes: no fence.proxy.async between them: warp [01] needs one",
             copy.format(1) + "writes: no fence.proxy.async between them: warp 1 needs one|"
             "no barrier|" + UNWRITTEN,
-            copy.format(1) + "writes: no barrier between them|" + UNWRITTEN,
+            copy.format(1)
+            + "writes: no barrier between them|"
+            + copy.format(0)
+            + "writes: no bar.warp.sync between them: one lane issues the copy|"
+            + UNWRITTEN,
             wait,
             wait,
             "CTA 0 exits while a bulk copy of warp 0, line .*, may still use its shared memory",
@@ -159,9 +167,58 @@ def test_copies(machine: Machine) -> None:
             f"warp 1, line .*, reads shared memory at 0x440 that {copy}writes: "
             f"{not_waited.format(1)}; its last wait for it, line .*, passed when 0 phases were|"
             "deadlock|no barrier between them|" + UNWRITTEN,
+            f"{copy}overwrites shared memory at 0x440 that warp 1, line .*, reads: no "
+            "bar.warp.sync of warp 1 between its read and its signal, which one lane gives",
         ],
         barrier_names={0x400: "full", 0x408: "empty"},
     )
+    launch(machine, COPIES, 9, check="deployed")
+
+
+def test_one_lane(machine: Machine) -> None:
+    """What one lane says holds for the others when the warp has met."""
+    check(
+        machine,
+        ONE_LANE,
+        [
+            "warp 1, line .*, reads shared memory at 0x440 that warp 0, line .*, writes: no "
+            "bar.warp.sync of warp 0 between its write and its signal, which one lane gives",
+            "a bulk copy of warp 2, line .*, reads shared memory at 0x4c0 that warp 2, line .*, "
+            "writes: no bar.warp.sync between them: one lane issues the copy, others may still",
+        ],
+    )
+    for step in (1, 2):
+        launch(machine, ONE_LANE, step, check="deployed")
+
+
+def test_one_lane_waits(machine: Machine) -> None:
+    behind = "no bar.warp.sync of warp 0 between the wait of one of its lanes and this access"
+    not_yet = "warp 0 has not waited for the phase of mbarrier 0x400 that the copy completes"
+    check(
+        machine,
+        ONE_LANE_WAITS,
+        [
+            "warp 0, line .*, reads shared memory at 0x44. that a copy that completes on mbarrier "
+            f"0x400, line .*, writes: ({behind}|{not_yet})|" + UNWRITTEN,
+            "warp 0, line .*, overwrites shared memory at 0x44. that a bulk copy of warp 0, line "
+            f".*, reads: ({behind}|no cp.async.bulk.wait_group.read between them)",
+        ],
+    )
+
+
+def test_flag_behind_a_copy(machine: Machine) -> None:
+    says = (
+        "warp 0, line .*, releases a flag in global memory while a bulk copy of it may still write "
+        "there: no cp.async.bulk.wait_group between them"
+    )
+    check(machine, FLAG, [says])
+    launch(machine, FLAG, 1, check="deployed")
+
+
+def test_arrivals_of_a_warp_split_over_phases(machine: Machine) -> None:
+    says = "warp 0, line .*, arrives at mbarrier 0x400 in two phases at once: some lanes complete"
+    check(machine, WARP_ARRIVES, [says])
+    launch(machine, WARP_ARRIVES, 1, check="deployed")
 
 
 def test_named_barrier(machine: Machine) -> None:
@@ -230,7 +287,8 @@ def test_wgmma(machine: Machine) -> None:
     )
 
 
-FENCES = (3, 5, 8, 11)  # steps of TMEM, and an order that widely used kernels rely on
+# Steps of TMEM, and an order that widely used kernels rely on.
+FENCES = (3, 5, 8, 11, 15, 16)
 ISSUE_ORDER = (12, 13)
 
 
@@ -267,6 +325,10 @@ def test_tensor_memory(machine: Machine) -> None:
         "overwrites tensor memory at column 0, .* line .*, writes: " + in_order,
         "reads tensor memory at column 0, .* line .*, writes: " + in_order,
         scores + not_waited + "|" + UNWRITTEN,
+        "warp [0-3], line .*, uses a register that a tcgen05.ld writes: no tcgen05.wait::ld betw",
+        stored
+        + "tcgen05.fence::before_thread_sync .*, or no bar.warp.sync where one lane gives it",
+        CLEAN,
     ]
     check(machine, TMEM, says)
     for step in (*FENCES, *ISSUE_ORDER):

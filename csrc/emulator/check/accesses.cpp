@@ -16,16 +16,21 @@ bool Checker::ordered(const Access& x, Epoch earlier, bool earlier_writes) {
 
 bool Checker::shared_ordered(const Access& x, Epoch earlier, bool earlier_writes) {
   const uint32_t kind = earlier.agent() / static_cast<uint32_t>(parties_.size());
-  const bool by_thread = kind == kThreads || kind == kThreadCopies;
+  const bool by_thread = kind == kThreads || kind == kLanes || kind == kThreadCopies;
   // What threads wrote is seen by the asynchronous proxy behind a proxy fence. That a copy
   // overwrites it takes one too by the letter.
   const bool proxied = x.async && by_thread && earlier_writes && (!x.writes || strict_);
-  if ((proxied ? x.by->proxied : x.by->seen).knows(earlier)) return true;
+  // A copy that a lane issues takes what the others wrote before their last barrier.
+  const bool apart = strict_ && x.async && x.alone && earlier.agent() == x.by->index &&
+                     earlier_writes && earlier.time() >= x.by->together;
+  if (!apart && (proxied ? x.by->proxied : x.by->seen).knows(earlier)) return true;
+  if (!apart && x.alone && (proxied ? x.by->lane_proxied : x.by->lane_seen).knows(earlier))
+    return true;
   // Reductions into the same place may come in any order. Atomics do not race with each other. Of
   // two narrow accesses to a word it is not known whether they meet.
   const uint8_t both = facts(x.epoch.pc()) & facts(earlier.pc());
   if ((both & kReduces) != 0) return earlier_writes && x.writes;
-  if (x.async || kind != kThreads) return false;
+  if (x.async || (kind != kThreads && kind != kLanes)) return false;
   return (both & (kSynchronizes | kNarrow)) != 0;
 }
 
@@ -95,15 +100,28 @@ Checker::Access Checker::ordinary(Warp& w, const Op& op, bool writes) {
   x.epoch = {x.by->index, pc_of(w, op), time(*x.by)};
   x.writes = writes;
   x.reads = !writes;
+  x.alone = is_alone(w.exec);
   return x;
 }
 
 void Checker::access(Warp& w, const Op& op, uint32_t lanes, uint32_t bytes, bool writes) {
   const auto space = static_cast<AccessSpace>(op.space);
+  if (space == AccessSpace::kGlobal) {
+    if (writes) check_release(w, op);
+    return global_access(w, op);
+  }
   if (space != AccessSpace::kShared && space != AccessSpace::kGeneric) return;
   const uint8_t facts_here = facts(pc_of(w, op));
   if ((facts_here & kAcquires) != 0) synchronize(w, op, lanes, true, false);
   Access x = ordinary(w, op, writes);
+  if (is_alone(lanes)) {
+    x.epoch = {agent(kLanes, *x.by), pc_of(w, op), time(*x.by)};
+    x.alone = true;
+  } else {
+    x.by->apart = true;
+    x.alone = false;
+  }
+  bool global = false;
   uint32_t begin = 0, end = 0;
   const auto flush = [&] {
     if (begin == end || rank_of(begin) >= ctas_.size()) return;
@@ -113,7 +131,10 @@ void Checker::access(Warp& w, const Op& op, uint32_t lanes, uint32_t bytes, bool
   };
   for (; lanes != 0; lanes &= lanes - 1) {
     const uint64_t address = lane_address(w, op, static_cast<uint32_t>(__builtin_ctz(lanes)), kA);
-    if (!is_shared(space, address)) continue;
+    if (!is_shared(space, address)) {
+      global |= (address & kWindowMask) != kLocalWindow;
+      continue;
+    }
     const auto at = static_cast<uint32_t>(address);
     if (at == end && begin != end) {
       end += bytes;
@@ -124,6 +145,10 @@ void Checker::access(Warp& w, const Op& op, uint32_t lanes, uint32_t bytes, bool
     }
   }
   flush();
+  if (global) {
+    if (writes) check_release(w, op);
+    global_access(w, op);
+  }
   if ((facts_here & kReleases) != 0) synchronize(w, op, w.exec, false, true);
 }
 
@@ -139,8 +164,8 @@ void Checker::synchronize(Warp& w, const Op& op, uint32_t lanes, bool acquires, 
     if (at == last) continue;
     last = at;
     Knowledge& flag = flags_[at];
-    if (acquires) hear(p, flag);
-    if (releases) tell(p, &flag);
+    if (acquires) hear(p, flag, is_alone(w.exec));
+    if (releases) tell(p, &flag, is_alone(w.exec));
   }
   if (releases) tick(p);
 }
@@ -202,6 +227,7 @@ void Checker::copy_complete(Cta& barrier_cta, uint32_t barrier, uint32_t number)
 
 void Checker::copy_out(Warp& w, const Op& op, Cta& from, uint32_t offset, uint32_t bytes,
                        bool clipped) {
+  global_access(w, op);
   Access x = ordinary(w, op, false);
   x.async = true;
   x.reads = !clipped;
@@ -214,13 +240,14 @@ uint32_t Checker::last_bulk_copy(Warp& w) {
   return party(w).queues[kBulkCopies].last();
 }
 
-void Checker::bulk_waited(Warp& w, uint32_t number) {
+void Checker::bulk_waited(Warp& w, uint32_t number, bool reads) {
   Party& p = party(w);
-  p.seen.raise(agent(kBulkCopies, p), number);
-  p.queues[kBulkCopies].wait(number, time(p));
+  learn(p, kBulkCopies, number, is_alone(w.exec));
+  if (!reads) p.bulk_complete = std::max(p.bulk_complete, number);
 }
 
 void Checker::thread_copy(Warp& w, const Op& op, uint32_t address, uint32_t bytes) {
+  global_access(w, op);
   if (rank_of(address) >= ctas_.size()) return;
   Access x = ordinary(w, op, true);
   x.epoch = {agent(kThreadCopies, *x.by), pc_of(w, op),
@@ -233,9 +260,7 @@ uint32_t Checker::last_thread_copy(Warp& w) {
 }
 
 void Checker::thread_copies_waited(Warp& w, uint32_t number) {
-  Party& p = party(w);
-  p.seen.raise(agent(kThreadCopies, p), number);
-  p.queues[kThreadCopies].wait(number, time(p));
+  learn(party(w), kThreadCopies, number, is_alone(w.exec));
 }
 
 /// By the letter the arrival of cp.async.mbarrier.arrive hands over the copies alone.

@@ -43,11 +43,27 @@ void Checker::check_ready(Warp& w, const Op& op, Cta& cta, uint32_t offset, Mbar
   const std::string key = std::to_string(op.line) + " " + std::to_string(b.init.pc());
   // fence.mbarrier_init carries inits over a cluster barrier at which threads arrive relaxed.
   const bool carried = b.fenced && p.cluster_barriers > b.fenced_at;
-  if (!p.seen.knows(b.init) && !carried)
+  if (!knows(p, b.init, is_alone(w.exec)) && !carried)
     found("init " + key, text("no barrier orders the init before the use"));
   if ((async || cta.rank != w.cta->rank) && !b.fenced) {
     found("fence " + key, text(std::string("no fence.mbarrier_init follows the init, before ") +
                                (async ? "the asynchronous proxy" : "another CTA") + " may use it"));
+  }
+}
+
+/// A count that lanes of one instruction exceed moves all later phases.
+void Checker::check_arrival(Warp& w, const Op& op, Cta& cta, uint32_t offset, Mbarrier& b) {
+  const Party& p = party(w);
+  const Epoch arrival{p.index, pc_of(w, op), time(p)};
+  if (!(b.arrival == arrival)) {
+    b.arrival = arrival;
+    b.arrival_phases = b.phases;
+  } else if (b.phases != b.arrival_phases && strict_) {
+    found("split " + std::to_string(op.line),
+          warp_text(p) + ", " + line_text(pc_of(w, op)) + ", arrives at " +
+              name_of(cta.rank, offset) +
+              " in two phases at once: some lanes complete one, the others count for the next" +
+              quote("the init", b.init.pc()));
   }
 }
 
@@ -60,8 +76,9 @@ void Checker::mbarrier_arrive(Warp& w, const Op& op, Cta& cta, uint32_t offset, 
   Party& p = party(w);
   if (cta.rank != w.cta->rank) use(cta, {p.index, pc_of(w, op), time(p)}, w, op);
   if (kind == Arrival::kBytes) return;
+  check_arrival(w, op, cta, offset, *b);
   if (b->teller == p.index && b->told_at == time(p)) return;
-  tell(p, &b->arriving);
+  tell(p, &b->arriving, is_alone(w.exec));
   b->teller = p.index;
   b->told_at = time(p);
 }
@@ -76,7 +93,7 @@ void Checker::mbarrier_waited(Warp& w, const Op& op, Cta& cta, uint32_t offset) 
   check_ready(w, op, cta, offset, *b, false);
   check_planned_wait(w, op, *b);
   Party& p = party(w);
-  hear(p, b->done);
+  hear(p, b->done, is_alone(w.exec));
   if (b->waits.size() <= p.index) b->waits.resize(parties_.size());
   b->waits[p.index] = {pc_of(w, op), b->phases, true};
 }
@@ -115,7 +132,7 @@ void Checker::phase_complete(Cta& cta, uint32_t offset) {
 void Checker::barrier_arrive(Warp& w, uint32_t id) {
   Party& p = party(w);
   tell(p, &state(*w.cta).barriers[id].arriving);
-  tick(p);
+  warp_synced(w);
 }
 
 void Checker::barrier_complete(Cta& cta, uint32_t id) {
@@ -137,7 +154,7 @@ void Checker::cluster_arrive(Warp& w, bool relaxed) {
   if (relaxed) return;
   Party& p = party(w);
   tell(p, &cluster_barrier_.arriving);
-  tick(p);
+  warp_synced(w);
 }
 
 void Checker::cluster_complete() {

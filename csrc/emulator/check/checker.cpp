@@ -21,25 +21,45 @@ Checker::Checker(Cluster& cluster)
       p.warp = &w;
       p.index = cta.rank * warps_ + w.index;
       p.seen.raise(p.index, 1);
+      p.seen.raise(agent(kLanes, p), 1);
+      p.grids = !cluster.grid->launch.early_start;
     }
   }
   load_plan();
 }
 
 /// Joins what a party may pass on. The party's time goes on with tick, so that later accesses are
-/// not taken for earlier ones.
-void Checker::tell(Party& p, Knowledge* to) {
+/// not taken for earlier ones. A lane alone does not know how far the others are since the last
+/// barrier of their warp.
+void Checker::tell(Party& p, Knowledge* to, bool alone) {
+  const uint32_t told = to->seen.at(p.index), told_proxied = to->proxied.at(p.index);
   to->seen.join(p.seen);
   to->proxied.join(p.proxied);
-  to->tensor.join(strict_ ? p.tensor_told : p.tensor);
+  to->seen.join(p.lane_seen);
+  to->proxied.join(p.lane_proxied);
+  if (alone && p.apart && strict_) {
+    to->seen.lower(p.index, std::max(told, p.together - 1));
+    to->proxied.lower(p.index, std::max(told_proxied, p.together - 1));
+  }
+  to->tensor.join(!strict_ ? p.tensor : alone ? p.tensor_together : p.tensor_told);
+  to->grids |= p.grids;
 }
 
-void Checker::hear(Party& p, const Knowledge& from) {
-  p.seen.join(from.seen);
-  p.proxied.join(from.proxied);
+/// What a lane alone hears, the others know behind the next barrier of their warp.
+void Checker::hear(Party& p, const Knowledge& from, bool alone) {
+  const bool apart = alone && strict_;
+  (apart ? p.lane_seen : p.seen).join(from.seen);
+  (apart ? p.lane_proxied : p.proxied).join(from.proxied);
+  p.grids |= from.grids;
   if (!strict_) return p.tensor.join(from.tensor);
   p.tensor_heard.join(from.tensor);
   p.tensor_told.join(from.tensor);
+  p.tensor_together.join(from.tensor);
+}
+
+void Checker::learn(Party& p, AgentKind kind, uint32_t number, bool alone) {
+  (alone && strict_ ? p.lane_seen : p.seen).raise(agent(kind, p), number);
+  p.queues[kind].wait(number, time(p));
 }
 
 // ---- Fences
@@ -48,6 +68,7 @@ void Checker::hear(Party& p, const Knowledge& from) {
 void Checker::fence_proxy(Warp& w) {
   Party& p = party(w);
   p.proxied.join(p.seen);
+  if (is_alone(w.exec)) p.lane_proxied.join(p.lane_seen);
   tick(p);
   fence_mbarrier_init(w);  // it is the stronger of the two
 }
@@ -61,6 +82,52 @@ void Checker::fence_mbarrier_init(Warp& w) {
     found->second.fenced_at = cluster_.barrier.generation + (w.cluster_arrived != 0 ? 1 : 0);
   }
   p.unfenced.clear();
+}
+
+void Checker::warp_synced(Warp& w) {
+  Party& p = party(w);
+  tick(p);
+  p.together = time(p);
+  p.apart = false;
+  p.seen.join(p.lane_seen);
+  p.proxied.join(p.lane_proxied);
+  p.lane_seen.clear();
+  p.lane_proxied.clear();
+  p.tensor_together.join(p.tensor_told);
+}
+
+// ---- Grids before this one
+//      ------------------------------------------------------------------------
+
+void Checker::grids_waited(Warp& w) {
+  party(w).grids = true;
+}
+
+void Checker::global_access(Warp& w, const Op& op) {
+  const Party& p = party(w);
+  if (p.grids || !strict_) return;
+  const auto& parts = code_.kernel->instructions[pc_of(w, op)].parts;
+  if (std::find(parts.begin(), parts.end(), "param") != parts.end()) return;
+  found("grids " + std::to_string(op.line),
+        warp_text(p) + ", " + line_text(pc_of(w, op)) +
+            ", uses global memory that the grids before this one may still write: no "
+            "griddepcontrol.wait before it, and the launch lets this grid start early");
+}
+
+/// Who sees a flag that is released takes what it stands for as done, copies of tiles included.
+void Checker::check_release(Warp& w, const Op& op) {
+  const Party& p = party(w);
+  const Queue& copies = p.queues[kBulkCopies];
+  if (!strict_ || copies.last() <= p.bulk_complete) return;
+  const auto& parts = code_.kernel->instructions[pc_of(w, op)].parts;
+  const auto has = [&parts](std::string_view part) {
+    return std::find(parts.begin(), parts.end(), part) != parts.end();
+  };
+  if (!has("release") && !has("acq_rel")) return;
+  found("release " + std::to_string(op.line),
+        warp_text(p) + ", " + line_text(pc_of(w, op)) +
+            ", releases a flag in global memory while a bulk copy of it may still write there: no "
+            "cp.async.bulk.wait_group between them, without .read");
 }
 
 // ---- The end of a CTA
@@ -82,6 +149,7 @@ void Checker::use(Cta& cta, Epoch epoch, const Warp& w, const Op& op) {
 void Checker::warp_exits(Warp& w) {
   CtaState& s = state(*w.cta);
   s.exit.join(party(w).seen);
+  s.exit.join(party(w).lane_seen);
   if (--s.live_warps != 0) return;
   s.exited = true;
   for (const Epoch user : s.users) {

@@ -3,7 +3,7 @@
 // Instruction handlers tell it what happens; it finds accesses that nothing orders, by the rules of
 // the PTX memory model and not by what this schedule happened to do. It exists only while
 // Options::check is on. A lane that reads what another lane of its warp has written is outside of
-// it: a warp has one clock.
+// it: a warp has one clock, of which a lane alone passes on less.
 #pragma once
 
 #include <cstdint>
@@ -57,6 +57,12 @@ class Checker {
   // ---- Threads (checker.cpp)
   void fence_proxy(Warp& w);
   void fence_mbarrier_init(Warp& w);
+  /// bar.warp.sync.
+  void warp_synced(Warp& w);
+  /// griddepcontrol.wait.
+  void grids_waited(Warp& w);
+  /// An access to global memory, copies of tiles included.
+  void global_access(Warp& w, const Op& op);
   void warp_exits(Warp& w);
   /// Throws what was found but not yet reported.
   void finish();
@@ -80,7 +86,8 @@ class Checker {
   /// nothing.
   void copy_out(Warp& w, const Op& op, Cta& from, uint32_t offset, uint32_t bytes, bool clipped);
   uint32_t last_bulk_copy(Warp& w);
-  void bulk_waited(Warp& w, uint32_t number);
+  /// reads: of their sources alone.
+  void bulk_waited(Warp& w, uint32_t number, bool reads);
   /// cp.async.
   void thread_copy(Warp& w, const Op& op, uint32_t address, uint32_t bytes);
   uint32_t last_thread_copy(Warp& w);
@@ -121,7 +128,7 @@ class Checker {
   void tensor_loads_waited(Warp& w);
   void tensor_stores_waited(Warp& w);
   /// A register that a tcgen05.ld writes was used: hardware has waited for the load.
-  void tensor_loads_used(Warp& w);
+  void tensor_loads_used(Warp& w, const Op& op);
   void tensor_fence_before(Warp& w);
   void tensor_fence_after(Warp& w);
   void tensor_alloc(Warp& w, const Op& op, uint32_t column, uint32_t columns);
@@ -129,7 +136,16 @@ class Checker {
 
  private:
   // ---- Agents. Of a warp, in clocks of ordinary accesses; then one per mbarrier.
-  enum AgentKind : uint32_t { kThreads, kMmas, kBulkCopies, kWgmmas, kThreadCopies, kKinds };
+  // kLanes are accesses of a lane alone, which it may pass on by itself.
+  enum AgentKind : uint32_t {
+    kThreads,
+    kMmas,
+    kBulkCopies,
+    kWgmmas,
+    kThreadCopies,
+    kLanes,
+    kKinds
+  };
   // In clocks of tensor memory.
   enum TensorAgentKind : uint32_t { kLoads, kStores, kTensorMmas };
 
@@ -152,14 +168,20 @@ class Checker {
     Warp* warp = nullptr;
     uint32_t index = 0;
     Clock seen, proxied;  // see Knowledge
+    // What one lane has learnt since the last barrier of its warp, and the others have not.
+    Clock lane_seen, lane_proxied;
     // Accesses to tensor memory: that its own may rely on; that it has heard of and may rely on
-    // after fence::after; that it may pass on.
-    Clock tensor, tensor_heard, tensor_told;
+    // after fence::after; that it may pass on, and that a lane alone may.
+    Clock tensor, tensor_heard, tensor_told, tensor_together;
     Queue loads, stores;                  // tcgen05.ld, .st
     Queue queues[kKinds];                 // by AgentKind; of wgmma a number is a group
     std::vector<uint32_t> mma_shapes{0};  // by the MMA's number
     uint64_t cluster_barriers = 0;        // that it has passed, since the cluster began
     uint32_t wgmma_groups = 0;            // committed
+    bool grids = false;                   // the grids before this one are over
+    bool apart = false;                   // several lanes had accesses since their last barrier,
+    uint32_t together = 0;                // which was at this time
+    uint32_t bulk_complete = 0;           // bulk copies that have also written
     std::vector<std::pair<uint32_t, uint32_t>> unfenced;  // mbarriers it initialised: CTA, offset
   };
 
@@ -173,6 +195,8 @@ class Checker {
     std::vector<uint32_t> pending;              // numbers of copies under way, ascending
     uint32_t teller = UINT32_MAX, told_at = 0;  // who joined `arriving` last, and when
     uint64_t phases = 0;                        // complete
+    Epoch arrival;                              // the latest instruction that arrived,
+    uint64_t arrival_phases = 0;                // and the phases before it
     struct Wait {
       uint32_t pc = 0;
       uint64_t phases = 0;  // complete when it passed
@@ -206,6 +230,7 @@ class Checker {
     Epoch epoch;
     bool writes = false;
     bool async = false;          // by a copy engine or tensor core
+    bool alone = false;          // one lane's
     bool tensor = false;         // tensor memory
     bool reads = true;           // a write that accumulates reads too
     bool unconditional = false;  // synchronous on tensor memory: needs no fence::after
@@ -228,12 +253,24 @@ class Checker {
     return kind * static_cast<uint32_t>(parties_.size()) + p.index;
   }
   uint32_t time(const Party& p) const { return p.seen.at(p.index); }
-  void tick(Party& p) { p.seen.raise(p.index, time(p) + 1); }
+  void tick(Party& p) {
+    p.seen.raise(p.index, time(p) + 1);
+    p.seen.raise(agent(kLanes, p), time(p));
+  }
+  static bool is_alone(uint32_t lanes) { return (lanes & (lanes - 1)) == 0; }
   static uint32_t pc_of(const Warp& w, const Op& op) {
     return static_cast<uint32_t>(&op - w.code->ops.data());
   }
-  void tell(Party& p, Knowledge* to);
-  void hear(Party& p, const Knowledge& from);
+  void tell(Party& p, Knowledge* to, bool alone = false);
+  void hear(Party& p, const Knowledge& from, bool alone = false);
+  /// Copies, wgmma or cp.async of the party are known to be complete up to a number.
+  void learn(Party& p, AgentKind kind, uint32_t number, bool alone);
+  static bool knows(const Party& p, Epoch epoch, bool alone) {
+    return p.seen.knows(epoch) || (alone && p.lane_seen.knows(epoch));
+  }
+  static uint32_t heard(const Access& x, uint32_t agent) {
+    return std::max(x.by->seen.at(agent), x.alone ? x.by->lane_seen.at(agent) : 0);
+  }
 
   Access ordinary(Warp& w, const Op& op, bool writes);
   void over_shared(Access& x, Cta& cta, uint32_t offset, uint32_t bytes);
@@ -249,6 +286,8 @@ class Checker {
 
   Mbarrier* find(Cta& cta, uint32_t offset);
   void check_ready(Warp& w, const Op& op, Cta& cta, uint32_t offset, Mbarrier& b, bool async);
+  void check_release(Warp& w, const Op& op);
+  void check_arrival(Warp& w, const Op& op, Cta& cta, uint32_t offset, Mbarrier& b);
   uint32_t agent_of(Mbarrier& b, const Cta& cta, uint32_t offset);
 
   // ---- Plan (plan.cpp)

@@ -40,6 +40,10 @@ class Clock {
     if (agent >= times_.size()) times_.resize((agent + 16) / 16 * 16);
     times_[agent] = std::max(times_[agent], time);
   }
+  /// Back to `time`, where the agent's owner tells less than it knows.
+  void lower(uint32_t agent, uint32_t time) {
+    if (at(agent) > time) times_[agent] = time;
+  }
   void join(const Clock& other) {
     if (times_.size() < other.times_.size()) times_.resize(other.times_.size());
     const uint32_t* const from = other.times_.data();
@@ -58,17 +62,21 @@ class Clock {
 ///   proxied  of these, the ordinary ones that copies and MMAs may rely on too: those before a
 ///            proxy fence
 ///   tensor   accesses to tensor memory that others may rely on (agents of their own)
+///   grids    whether griddepcontrol.wait comes before
 struct Knowledge {
   Clock seen, proxied, tensor;
+  bool grids = false;
   void join(const Knowledge& other) {
     seen.join(other.seen);
     proxied.join(other.proxied);
     tensor.join(other.tensor);
+    grids |= other.grids;
   }
   void clear() {
     seen.clear();
     proxied.clear();
     tensor.clear();
+    grids = false;
   }
 };
 

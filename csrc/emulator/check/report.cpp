@@ -1,4 +1,6 @@
 // What is said of a finding: first a sentence with both parties and what is missing between them.
+#include <algorithm>
+
 #include "csrc/emulator/check/checker.h"
 #include "csrc/emulator/machine/grid.h"
 #include "csrc/emulator/machine/special.h"
@@ -53,8 +55,8 @@ std::string Checker::actor(Epoch epoch, bool tensor) const {
     return "a copy that completes on " + name_of(rank, offset);
   }
   const std::string warp = warp_text(party_of(epoch));
-  constexpr const char* kShared[] = {"", "tcgen05.mma of ", "a bulk copy of ", "wgmma of ",
-                                     "cp.async of "};
+  constexpr const char* kShared[] = {"",          "tcgen05.mma of ", "a bulk copy of ",
+                                     "wgmma of ", "cp.async of ",    ""};
   constexpr const char* kTensor[] = {"tcgen05.ld of ", "tcgen05.st of ", "tcgen05.mma of "};
   if (tensor && (facts_[epoch.pc()] & kAllocates) != 0) return "tcgen05.alloc of " + warp;
   if (tensor && (facts_[epoch.pc()] & kFrees) != 0) return "tcgen05.dealloc of " + warp;
@@ -71,8 +73,8 @@ std::string Checker::missing_wait(const Access& x, Epoch earlier, const Queue& q
   const std::string they = warp_text(other);
   const bool waited = queue.waited.size() > earlier.time();
   if (other.index == x.by->index) return std::string("no ") + wait + " between them";
-  const uint32_t heard = x.by->seen.at(other.index);
-  if (heard < queue.issued[earlier.time()] || (waited && heard < queue.waited[earlier.time()])) {
+  const uint32_t last = std::max(heard(x, other.index), heard(x, agent(kLanes, other)));
+  if (last < queue.issued[earlier.time()] || (waited && last < queue.waited[earlier.time()])) {
     return "no barrier between them: " + warp_text(*x.by) + " has not waited at one that " + they +
            " signals after its " + wait;
   }
@@ -96,6 +98,8 @@ std::string Checker::missing_shared(const Access& x, Epoch earlier, bool earlier
   const auto count = static_cast<uint32_t>(parties_.size());
   const uint32_t kind = earlier.agent() / count;
   const std::string me = warp_text(*x.by);
+  if (!x.alone && x.by->lane_seen.knows(earlier))
+    return "no bar.warp.sync of " + me + " between the wait of one of its lanes and this access";
   if (kind >= kKinds) {
     const auto& [rank, offset] = barrier_agents_[earlier.agent() - kKinds * count];
     return me + " has not waited for the phase of " + name_of(rank, offset) +
@@ -104,13 +108,19 @@ std::string Checker::missing_shared(const Access& x, Epoch earlier, bool earlier
   const Party& other = party_of(earlier);
   const std::string they = warp_text(other);
   if (kind == kMmas) return missing_commit(x, earlier);
-  if (x.async && earlier_writes && x.by->seen.knows(earlier)) {
+  if (x.async && x.alone && (x.by->proxied.knows(earlier) || x.by->lane_proxied.knows(earlier)))
+    return "no bar.warp.sync between them: one lane issues the copy, others may still write";
+  if (x.async && earlier_writes && knows(*x.by, earlier, x.alone)) {
     return "no fence.proxy.async between them: " + they +
            " needs one between its write and its signal";
   }
+  if (kind == kThreads && heard(x, agent(kLanes, other)) >= earlier.time()) {
+    return "no bar.warp.sync of " + they + " between its " + (earlier_writes ? "write" : "read") +
+           " and its signal, which one lane gives";
+  }
   constexpr const char* kWaits[] = {"", "", "cp.async.bulk.wait_group.read", "wgmma.wait_group",
                                     "cp.async.wait_group"};
-  if (kind != kThreads) {
+  if (kind != kThreads && kind != kLanes) {
     return missing_wait(x, earlier, other.queues[kind], kWaits[kind],
                         kind == kWgmmas ? "the wgmma" : "the copy");
   }
@@ -122,7 +132,7 @@ std::string Checker::missing_commit(const Access& x, Epoch earlier) const {
   const Party& other = party_of(earlier);
   const Queue& queue = other.queues[kMmas];
   const bool signalled =
-      other.index != x.by->index && x.by->seen.at(other.index) >= queue.issued[earlier.time()];
+      other.index != x.by->index && heard(x, other.index) >= queue.issued[earlier.time()];
   if (queue.waited.size() <= earlier.time() && signalled)
     return "no tcgen05.commit between the MMA and the signal of " + warp_text(other);
   return warp_text(*x.by) +
@@ -151,7 +161,8 @@ std::string Checker::missing_tensor(const Access& x, Epoch earlier) const {
                                         load ? "the load" : "the store");
   if (!text.empty()) return text;
   return "no tcgen05.fence::before_thread_sync of " + warp_text(other) + " between its " + wait +
-         " and its signal";
+         " and its signal" +
+         (other.tensor_told.knows(earlier) ? ", or no bar.warp.sync where one lane gives it" : "");
 }
 
 std::string Checker::missing(const Access& x, Epoch earlier, bool earlier_writes) const {

@@ -66,13 +66,19 @@ void Checker::tensor_stores_waited(Warp& w) {
   p.stores.wait(p.stores.last(), time(p));
 }
 
-void Checker::tensor_loads_used(Warp& w) {
-  if (!strict_) tensor_loads_waited(w);
+void Checker::tensor_loads_used(Warp& w, const Op& op) {
+  if (!strict_) return tensor_loads_waited(w);
+  const Party& p = party(w);
+  if (p.loads.waited.size() > p.loads.last()) return;
+  found("used " + std::to_string(op.line),
+        warp_text(p) + ", " + line_text(pc_of(w, op)) +
+            ", uses a register that a tcgen05.ld writes: no tcgen05.wait::ld between them");
 }
 
 void Checker::tensor_fence_before(Warp& w) {
   Party& p = party(w);
   p.tensor_told.join(p.tensor);
+  if (is_alone(w.exec)) p.tensor_together.join(p.tensor);
 }
 
 void Checker::tensor_fence_after(Warp& w) {
@@ -138,7 +144,7 @@ Parcel Checker::commit(Warp& w) {
   auto parcel = std::make_shared<Knowledge>();
   Queue& queue = p.queues[kMmas];
   queue.wait(queue.last(), time(p));
-  tell(p, parcel.get());
+  tell(p, parcel.get(), is_alone(w.exec));
   tick(p);
   parcel->tensor.join(p.tensor);
   parcel->tensor.raise(tensor_agent(kTensorMmas, p), queue.last());

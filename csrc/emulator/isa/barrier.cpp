@@ -122,7 +122,8 @@ void run_named_barrier(Warp& w, const Op& op) {
 // ---- bar.warp.sync ---------------------------------------------------------------------------------------
 
 void run_warp_barrier(Warp& w, const Op& op) {
-  converged(w, first_value(w, op.r[kA]));
+  if (!converged(w, first_value(w, op.r[kA]))) return;
+  if (auto* const checker = w.cta->cluster->checker.get()) checker->warp_synced(w);
 }
 
 // ---- barrier.cluster -------------------------------------------------------------------------------------

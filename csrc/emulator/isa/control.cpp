@@ -239,7 +239,15 @@ void run_mbarrier_fence(Warp& w, const Op&) {
   if (auto* const checker = w.cta->cluster->checker.get()) checker->fence_mbarrier_init(w);
 }
 
+void run_grids_wait(Warp& w, const Op&) {
+  if (auto* const checker = w.cta->cluster->checker.get()) checker->grids_waited(w);
+}
+
 void lower_nothing(Lowering& l) {
+  if (l.part(0) == "griddepcontrol" && l.has("wait")) {
+    l.emit(run_grids_wait, OpClass::kFence);
+    return;
+  }
   if (l.part(0) == "fence" && l.has("mbarrier_init")) {
     l.emit(run_mbarrier_fence, OpClass::kFence);
     return;

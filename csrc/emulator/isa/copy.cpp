@@ -416,7 +416,8 @@ void run_bulk_wait(Warp& w, const Op& op) {
     const size_t waited = groups.committed.size() > keep ? groups.committed.size() - keep : 0;
     const uint32_t number = waited == 0 ? 0 : groups.committed[waited - 1]->number;
     if (!groups_done(groups, keep, op.mode != 0)) return w.block();
-    if (auto* const checker = w.cta->cluster->checker.get()) checker->bulk_waited(w, number);
+    if (auto* const checker = w.cta->cluster->checker.get())
+      checker->bulk_waited(w, number, op.mode != 0);
   }
 }
 

@@ -35,6 +35,7 @@ struct Delivery {
   /// shared memory.
   void tell(Warp& w, const Op& op, uint32_t bytes, const SharedPlace* source) {
     check::Checker* const checker = w.cta->cluster->checker.get();
+    if (checker != nullptr && source == nullptr) checker->global_access(w, op);
     for (size_t i = 0; checker != nullptr && i < targets.size(); ++i) {
       const SharedPlace &to = targets[i], &barrier = barriers[i];
       numbers.push_back(

@@ -397,7 +397,7 @@ void lower_access(Lowering& l, bool load) {
 
 void run_after_loads(Warp& w, const Op& op) {
   finish_loads(w);
-  if (auto* const checker = w.cta->cluster->checker.get()) checker->tensor_loads_used(w);
+  if (auto* const checker = w.cta->cluster->checker.get()) checker->tensor_loads_used(w, op);
   const auto pc = static_cast<uint32_t>(&op - w.code->ops.data());
   w.code->handlers_after_loads.at(pc)(w, op);
 }

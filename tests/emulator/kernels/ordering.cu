@@ -73,13 +73,90 @@ KERNEL copies_hand_over(const uint32_t* in, uint32_t* out, int rounds, int witho
     } else if (warp_index() == 1) {
       if (without != 4) ptx::mbarrier_wait(full, (round + (without == 8 ? 1 : 0)) % 2);
       out[32 * round + lane_index()] = buffer[lane_index()];
-      __syncwarp();
+      if (without != 9) __syncwarp();
       if (lane_index() == 0 && without != 5) ptx::mbarrier_arrive(empty);
       if (lane_index() == 0 && without == 7) ptx::mbarrier_arrive(empty);
     } else if (warp_index() == 2 && without == 6) {
       ptx::mbarrier_wait(full, round % 2);
     }
   }
+}
+
+/// Of warp 0 one lane tells warp 1 that all have written, of warp 2 one lane copies what all have
+/// written.
+KERNEL one_lane_hands_over(uint32_t* out, int without) {
+  const uint32_t full = ptx::shared_address(dynamic_shared);
+  uint32_t* const buffer = words_at(kBuffer) + 32 * (warp_index() / 2);
+  if (threadIdx.x == 0) ptx::mbarrier_init(full, 1);
+  __syncthreads();
+  if (warp_index() == 0) {
+    buffer[lane_index()] = lane_index();
+    if (without != 1) __syncwarp();
+    if (lane_index() == 0) ptx::mbarrier_arrive(full);
+  } else if (warp_index() == 1) {
+    ptx::mbarrier_wait(full, 0);
+    out[lane_index()] = buffer[lane_index()];
+  } else {
+    buffer[lane_index()] = lane_index();
+    ptx::fence_proxy_async();
+    if (without != 2) __syncwarp();
+    if (lane_index() == 0) {
+      ptx::bulk_store(out + 32, ptx::shared_address(buffer), 128);
+      ptx::bulk_commit_group();
+      ptx::bulk_wait_group_read<0>();
+    }
+  }
+}
+
+/// A flag says that a copy is in global memory.
+KERNEL flag_follows_copy(uint32_t* out, int without) {
+  uint32_t* const buffer = words_at(kBuffer);
+  buffer[threadIdx.x] = threadIdx.x;
+  ptx::fence_proxy_async();
+  __syncwarp();
+  if (threadIdx.x == 0) {
+    ptx::bulk_store(out, ptx::shared_address(buffer), 128);
+    ptx::bulk_commit_group();
+    if (without == 1) {
+      ptx::bulk_wait_group_read<0>();
+    } else {
+      ptx::bulk_wait_group<0>();
+    }
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(out + 32) : "memory");
+  }
+}
+
+/// One lane of a warp waits for what all of them then do.
+KERNEL one_lane_waits(const uint32_t* in, uint32_t* out, int without) {
+  const uint32_t full = ptx::shared_address(dynamic_shared);
+  uint32_t* const buffer = words_at(kBuffer);
+  if (threadIdx.x == 0) {
+    ptx::mbarrier_init(full, 1);
+    ptx::fence_mbarrier_init();
+    ptx::mbarrier_arrive_expect_tx(full, 128);
+    ptx::bulk_load(ptx::shared_address(buffer), in, 128, full);
+    ptx::mbarrier_wait(full, 0);
+  }
+  if (without != 1) __syncwarp();
+  out[threadIdx.x] = buffer[threadIdx.x];
+  __syncwarp();
+  if (threadIdx.x == 0) {
+    ptx::bulk_store(out, ptx::shared_address(buffer), 128);
+    ptx::bulk_commit_group();
+    ptx::bulk_wait_group_read<0>();
+  }
+  if (without != 2) __syncwarp();
+  buffer[threadIdx.x] = 0;
+}
+
+/// A warp arrives at an mbarrier whose count is that of a warp, or less.
+KERNEL warp_arrives(uint32_t* out, int without) {
+  const uint32_t full = ptx::shared_address(dynamic_shared);
+  if (threadIdx.x == 0) ptx::mbarrier_init(full, without == 1 ? 24 : 32);
+  __syncthreads();
+  ptx::mbarrier_arrive(full);
+  ptx::mbarrier_wait(full, 0);
+  out[threadIdx.x] = threadIdx.x;
 }
 
 /// Warp 0 goes on, warp 1 waits: a named barrier.

@@ -28,9 +28,10 @@ KERNEL __launch_bounds__(160) tensor_memory_hand_over(uint32_t* out, int without
   const uint32_t s_full = ptx::shared_address(dynamic_shared), p_full = s_full + 8;
   const uint32_t o_full = s_full + 16;
   const uint32_t a = ptx::shared_address(aligned_shared()) + 1024, b = a + 4096;
+  const bool one_lane = without == 16 || without == 17;  // of each warp signals p_full
   if (threadIdx.x == 0) {
     ptx::mbarrier_init(s_full, 1);
-    ptx::mbarrier_init(p_full, 128);
+    ptx::mbarrier_init(p_full, one_lane ? 4 : 128);
     ptx::mbarrier_init(o_full, 1);
     ptx::fence_mbarrier_init();
   }
@@ -72,11 +73,12 @@ KERNEL __launch_bounds__(160) tensor_memory_hand_over(uint32_t* out, int without
     ptx::tmem_store(tmem + quarter() + kP, p);
     if (without != 7) ptx::tmem_wait_st();
     if (without != 8) ptx::tcgen05_fence_before();
-    ptx::mbarrier_arrive(p_full);
+    if (without == 17) __syncwarp();
+    if (!one_lane || lane_index() == 0) ptx::mbarrier_arrive(p_full);
     if (without != 9) ptx::mbarrier_wait(o_full, 0);
     ptx::tcgen05_fence_after();
     ptx::tmem_load(x, tmem + quarter() + kO);
-    if (without != 10) ptx::tmem_wait_ld();
+    if (without != 10 && without != 15) ptx::tmem_wait_ld();
     if (without != 11) ptx::tcgen05_fence_before();
     for (int i = 0; i < 32 && without != 10; ++i) out[32 * threadIdx.x + i] = x[i];
   }
