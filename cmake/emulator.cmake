@@ -36,6 +36,7 @@ set(fa4_emulator_sources
   csrc/emulator/launch.cpp
   csrc/emulator/lower/lowering.cpp
   csrc/emulator/lower/registers.cpp
+  csrc/emulator/lower/wgmma_registers.cpp
   csrc/emulator/machine/agents.cpp
   csrc/emulator/machine/cluster.cpp
   csrc/emulator/machine/fault.cpp

@@ -119,6 +119,8 @@ class Checker {
   // ---- Tensor cores (tensor.cpp)
   void wgmma(Warp& w, const Op& op, const uint32_t* units, uint32_t count);
   void wgmma_commit(Warp& w);
+  /// A use of registers of a wgmma that lacks a wait or a fence.
+  void wgmma_hazard(Warp& w, const Op& op, const WgmmaHazard& hazard);
   /// The first `groups` groups that the four warps committed are complete.
   void wgmma_waited(Warp& w, uint64_t groups);
   void mma(Warp& w, const Op& op, const MmaOperands& operands);

@@ -171,6 +171,27 @@ void Checker::wgmma_commit(Warp& w) {
   ++p.wgmma_groups;
 }
 
+void Checker::wgmma_hazard(Warp& w, const Op& op, const WgmmaHazard& hazard) {
+  if (!strict_) return;
+  const std::string other = line_text(hazard.pc);
+  const auto text = [&]() -> std::string {
+    switch (hazard.kind) {
+      case WgmmaHazard::kUses:
+        return "uses a register that the wgmma of " + other +
+               " writes: no wgmma.wait_group for its group between them";
+      case WgmmaHazard::kOverwrites:
+        return "overwrites a register that the wgmma of " + other +
+               " reads: no wgmma.wait_group for its group between them";
+      case WgmmaHazard::kNoFence:
+        return "takes a register that " + other + " has used: no wgmma.fence between them";
+      default:
+        return "has no wgmma.fence before it";
+    }
+  };
+  found("wgmma " + std::to_string(op.line), warp_text(party(w)) + ", " + line_text(pc_of(w, op)) +
+                                                ", " + text() + quote("the other", hazard.pc));
+}
+
 void Checker::wgmma_waited(Warp& w, uint64_t groups) {
   Party& p = party(w);
   p.queues[kWgmmas].wait(static_cast<uint32_t>(groups), time(p));

@@ -1,8 +1,8 @@
 // wgmma: the MMAs of Hopper. Each warp of the four does its sixteen rows.
 //
-// ptxas makes programs wait before they touch an accumulator, so results may be written at once. What
-// a program can get wrong is the operands in shared memory: under the lazy and random policies they
-// are compared, when the group is waited for, with what they were at issue.
+// Results are written at once: registers are looked at when the kernel is lowered, and what the ISA
+// forbids there is the checker's (lower/wgmma_registers.h). Operands in shared memory are compared,
+// under the lazy and random policies when the group is waited for, with what they were at issue.
 #include <algorithm>
 #include <charconv>
 #include <cstring>
@@ -195,6 +195,7 @@ void lower_mma_async(Lowering& l) {
   const bool bf16 = l.part(6) == "bf16";
   if (l.part(5) != "f32" || (!bf16 && l.part(6) != "f16")) l.unmodelled("these element types");
   Draft& draft = l.emit(run_mma, OpClass::kMma);
+  draft.wgmma = Draft::Wgmma::kMma;
   const Operand& a = l.operand(1);
   const bool a_registers = a.kind == Operand::kVector;
   uint8_t mode = bf16 ? kBf16 : 0;
@@ -226,18 +227,26 @@ void lower_mma_async(Lowering& l) {
 
 }  // namespace
 
+void run_wgmma_hazard(Warp& w, const Op& op) {
+  const auto pc = static_cast<uint32_t>(&op - w.code->ops.data());
+  const auto& [hazard, handler] = w.code->wgmma_hazards.at(pc);
+  if (auto* const checker = w.cta->cluster->checker.get()) checker->wgmma_hazard(w, op, hazard);
+  handler(w, op);
+}
+
 void lower_wgmma(Lowering& l) {
   const std::string_view action = l.part(1);
   if (action == "mma_async") {
     lower_mma_async(l);
   } else if (action == "commit_group") {
-    l.emit(run_commit, OpClass::kMma);
+    l.emit(run_commit, OpClass::kMma).wgmma = Draft::Wgmma::kCommit;
   } else if (action == "wait_group") {
     Draft& draft = l.emit(run_wait, OpClass::kMma);
+    draft.wgmma = Draft::Wgmma::kWait;
     draft.op.imm = l.immediate(l.operand(0));
     draft.op.wait_text = wait_text;
   } else if (action == "fence") {
-    l.emit(no_operation, OpClass::kFence);
+    l.emit(no_operation, OpClass::kFence).wgmma = Draft::Wgmma::kFence;
   } else {
     l.unmodelled();
   }

@@ -43,6 +43,9 @@ struct Draft {
   bool pending_load = false;                // writes its registers later: tcgen05.ld
   bool waits_loads = false;                 // ... at the latest here: tcgen05.wait::ld
   bool needs_loads = false;                 // uses such a register before the wait
+  enum class Wgmma : uint8_t { kNone, kMma, kFence, kCommit, kWait };
+  Wgmma wgmma = Wgmma::kNone;  // of kMma the list holds the accumulators, then A
+  WgmmaHazard wgmma_hazard;
 };
 
 /// Variables of a module in the host's memory.

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "csrc/emulator/lower/lowering.h"
+#include "csrc/emulator/lower/wgmma_registers.h"
 #include "csrc/emulator/machine/machine.h"
 
 namespace fa4::emulator {
@@ -20,9 +21,7 @@ void set(Bits& bits, uint32_t i) {
   bits[i / 64] |= uint64_t{1} << (i % 64);
 }
 
-struct Block {
-  uint32_t begin = 0, end = 0;  // instructions
-  std::vector<uint32_t> successors;
+struct LiveBlock : Block {
   Bits uses, kills, live_in, live_out;
   Bits pending_out;  // registers that tcgen05.ld has yet to write
   bool waits = false;
@@ -43,11 +42,12 @@ class Flow {
     find_blocks();
     find_pending();
     find_liveness();
+    find_wgmma_hazards(drafts, {blocks_.begin(), blocks_.end()}, planes);
   }
 
   std::vector<Interval> intervals() const {
     std::vector<Interval> result(planes_);
-    for (const Block& block : blocks_) {
+    for (const LiveBlock& block : blocks_) {
       for (uint32_t i = 0; i < planes_; ++i) {
         if (test(block.live_in, i)) result[i].cover(block.begin);
         if (test(block.live_out, i)) result[i].cover(block.end - 1);
@@ -91,11 +91,14 @@ class Flow {
     }
     std::vector<uint32_t> block_of(drafts_.size(), 0);
     for (uint32_t pc = 0; pc < drafts_.size(); ++pc) {
-      if (leader[pc]) blocks_.push_back({pc, pc, {}, {}, {}, {}, {}, {}, false});
+      if (leader[pc]) {
+        blocks_.emplace_back();
+        blocks_.back().begin = pc;
+      }
       blocks_.back().end = pc + 1;
       block_of[pc] = static_cast<uint32_t>(blocks_.size() - 1);
     }
-    for (Block& block : blocks_) {
+    for (LiveBlock& block : blocks_) {
       const Draft& last = drafts_[block.end - 1];
       if (is_branch(last)) {
         for (const uint32_t target : targets(last)) block.successors.push_back(block_of[target]);
@@ -156,7 +159,7 @@ class Flow {
   }
 
   void find_liveness() {
-    for (Block& block : blocks_) {
+    for (LiveBlock& block : blocks_) {
       for (uint32_t pc = block.begin; pc < block.end; ++pc) {
         const Draft& draft = drafts_[pc];
         for (const VirtualPlane plane : draft.reads) {
@@ -170,7 +173,7 @@ class Flow {
     for (bool changed = true; changed;) {
       changed = false;
       for (size_t b = blocks_.size(); b-- > 0;) {
-        Block& block = blocks_[b];
+        LiveBlock& block = blocks_[b];
         for (size_t k = 0; k < words_; ++k) {
           uint64_t out = 0;
           for (const uint32_t next : block.successors) out |= blocks_[next].live_in[k];
@@ -187,7 +190,7 @@ class Flow {
   const Code& code_;
   uint32_t planes_;
   size_t words_;
-  std::vector<Block> blocks_;
+  std::vector<LiveBlock> blocks_;
 };
 
 /// Slots by a linear scan: an interval takes the lowest slot that is free from its beginning on.
@@ -256,6 +259,10 @@ void allocate_registers(Lowering& lowering) {
     if (draft.needs_loads) {
       code.handlers_after_loads.emplace(static_cast<uint32_t>(code.ops.size()), op.run);
       op.run = run_after_loads;
+    }
+    if (draft.wgmma_hazard.kind != WgmmaHazard::kNone) {
+      code.wgmma_hazards[static_cast<uint32_t>(code.ops.size())] = {draft.wgmma_hazard, op.run};
+      op.run = run_wgmma_hazard;
     }
     code.ops.push_back(op);
   }

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "csrc/emulator/machine/op.h"
@@ -27,6 +28,19 @@ struct Fill {
   uint64_t value = 0;
 };
 
+/// A use of registers that a wgmma has or takes, at which something is missing.
+struct WgmmaHazard {
+  enum Kind : uint8_t {
+    kNone,
+    kUses,        // a register that the wgmma at `pc` writes, before it is waited for
+    kOverwrites,  // ... that it reads
+    kNoFence,     // a wgmma takes a register that the instruction at `pc` has used
+    kFirst,       // a wgmma before any fence
+  };
+  Kind kind = kNone;
+  uint32_t pc = 0;
+};
+
 struct Code {
   const ptx::Module* module = nullptr;
   const ptx::Kernel* kernel = nullptr;
@@ -36,7 +50,9 @@ struct Code {
   std::vector<uint32_t> constants;  // planes
   std::vector<Fill> fills;
   std::unordered_map<uint32_t, Handler> handlers_after_loads;  // by pc: run_after_loads
-  std::vector<std::vector<uint32_t>> branch_targets;           // of brx.idx
+  // By pc: run_wgmma_hazard, and what it stands before.
+  std::unordered_map<uint32_t, std::pair<WgmmaHazard, Handler>> wgmma_hazards;
+  std::vector<std::vector<uint32_t>> branch_targets;  // of brx.idx
   uint32_t planes = 0;
   uint32_t preds = 0;
   uint32_t static_shared_bytes = 0;  // from SharedMemory::kBase

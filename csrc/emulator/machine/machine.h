@@ -222,6 +222,8 @@ void finish_tensor_memory_accesses(Warp& warp);
 /// it wait for that load, and widely used kernels rely on that. Completes the loads, then runs the
 /// instruction's own handler.
 void run_after_loads(Warp& warp, const Op& op);
+/// Tells the checker of Code::wgmma_hazards, then runs the instruction.
+void run_wgmma_hazard(Warp& warp, const Op& op);
 
 /// For instructions that all `wanted` lanes execute together. False: the fragment waits for others.
 bool converged(Warp& warp, uint32_t wanted);
