@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from flash_attn4 import _C
+from flash_attn4._emulator_listing import kernel_lines
 from flash_attn4._emulator_plan import Plan, PlanBarrier, PlanRole, kernel_plans  # noqa: F401
 from flash_attn4._library import LIBRARY_PATH
 
@@ -553,32 +554,6 @@ def _switch(arch: str | None) -> None:
 # ---- Command line --------------------------------------------------------------------------------
 
 
-def _declared(extent: Triple) -> str:
-    return "not declared" if extent == (0, 0, 0) else " x ".join(map(str, extent))
-
-
-def _kernel_lines(kernel: Kernel) -> list[str]:
-    lines = [kernel.name, f"  parameters: {kernel.parameter_bytes} bytes"]
-    lines.extend(
-        f"    {p.offset:>5} {p.bytes:>5} bytes, align {p.align:>3}  {p.name}"
-        for p in kernel.parameters
-    )
-    lines += [
-        f"  threads: at most {_declared(kernel.max_threads)}, "
-        f"required {_declared(kernel.required_threads)}",
-        f"  cluster: {_declared(kernel.required_cluster)}",
-        f"  shared memory: {kernel.static_shared_bytes} bytes static",
-        f"  instructions: {kernel.instructions}",
-        f"  registers: {kernel.registers} virtual, {kernel.register_slots} of 32 bits per thread "
-        "in the emulator",
-        f"  instruction forms: {len(kernel.forms)}",
-    ]
-    forms: Mapping[str, int] = kernel.forms
-    ordered = sorted(forms.items(), key=lambda form: (-form[1], form[0]))
-    lines.extend(f"    {count:>5} {form}" for form, count in ordered)
-    return lines
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -601,7 +576,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plural = "" if len(kernels) == 1 else "s"
     print(f"{module.name}: target {module.target}, {len(kernels)} kernel{plural}")
     for kernel in kernels:
-        print("\n".join(["", *_kernel_lines(kernel)]))
+        print("\n".join(["", *kernel_lines(kernel)]))
     return 0
 
 
