@@ -16,9 +16,9 @@ import fwd_variants
 import pytest
 import torch
 from cases import Case
+from fwd_mutations import Site
 from fwd_schedules import Call, Options, Packed, random_schedule
 from machines import ROOT
-from test_fwd_sm100_variants import Site
 
 pytestmark = pytest.mark.cpu_only("switches the emulator on itself")
 
