@@ -6,7 +6,8 @@
 //
 // A block is persistent: it works through tiles of 256 query rows, each of two halves. While the
 // scores of one half are in the softmax, the tensor core multiplies for the other. Scores, weights
-// and output lie in tensor memory; O leaves it at a tile's end. docs/kernels/fwd_sm100.md has the
+// and output lie in tensor memory; O leaves it at a tile's end. A pair of blocks shares a tile of 512
+// rows, keys and values; its leader issues the products of both. docs/kernels/fwd_sm100.md has the
 // timeline, the arithmetic and what was tried.
 #pragma once
 
