@@ -1,4 +1,5 @@
-"""`run.py emulator`: how fast the emulator runs the instructions of attention, and loads them."""
+"""`run.py emulator`: how fast the emulator runs the instructions of attention, and loads them; what
+its check of ordering costs."""
 
 from __future__ import annotations
 
@@ -50,6 +51,29 @@ def rate_record(case: str, unit: str, measure: Callable[[], float]) -> report.Re
     }
 
 
+def check_cost(arch: str, backward: bool) -> float:
+    """CPU time of attention with the strict check, in times of the one without. One head, 1024
+    queries and keys, head dim 128."""
+    from flash_attn4 import emulator, flash_attn_func
+
+    seeds = torch.Generator().manual_seed(1)
+    q, k, v, dout = (
+        torch.randn(1, 1024, 1, 128, generator=seeds).to(torch.bfloat16) for _ in range(4)
+    )
+    seconds = []
+    for check in ("off", "strict"):
+        options = emulator.Options(check=check, plans=emulator.kernel_plans(), threads=1)
+        with emulator.use(arch, options):
+            leaves = [x.detach().requires_grad_(backward) for x in (q, k, v)]
+            start = time.process_time()
+            out = flash_attn_func(*leaves)
+            if backward:  # that alone
+                start = time.process_time()
+                out.backward(dout)
+            seconds.append(time.process_time() - start)
+    return seconds[1] / seconds[0]
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", choices=("eager", "lazy", "random"), default="eager")
 
@@ -96,3 +120,9 @@ def run(args: argparse.Namespace) -> Iterator[report.Record]:
         case = f"MMA 128x128x64, threads: {cores}"
         yield rate_record(case, "G FMA/s", lambda n=cores: multiply_adds(n, n))
     yield rate_record(f"parse and lower {count} instructions", "ms", load)
+    for arch in ("sm90", "sm100"):
+        for op in ("forward", "backward"):
+            case = f"strict check, {arch} {op}"
+            yield rate_record(
+                case, "x CPU time without", lambda a=arch, o=op: check_cost(a, o == "backward")
+            )
