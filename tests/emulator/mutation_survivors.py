@@ -1,6 +1,7 @@
 """Mutations that nothing notices, and why.
 
-Either the step is redundant where it stands, or the checker does not look there: GLOBAL and LANES.
+Either the step is redundant where it stands, or the checker does not look there (GLOBAL and LANES),
+or no call of mutation_subjects.py gets there (NO_CALL).
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ GRID_END = "the end of the grid completes copies; until then the sources have to
 # Not redundant: the checker does not look there.
 GLOBAL = "not looked at: order of accesses to global memory"
 LANES = "not looked at: what lanes of one warp know of each other where several act"
+NO_CALL = "not reached: full tiles behind each other, stored by a map; unfilled rows of tiles"
 
 OUT = ("left out",)
 WAIT_GROUP = ("left out", "one group later")
@@ -70,6 +72,7 @@ ARRIVE = ("left out", "twice")
 UNWAITED = ("not waited",)
 READS = ("for reads alone",)
 RELAXED = ("relaxed",)
+BAR = ("left out", "32 threads more", "arrives alone")
 
 
 def _idiom(kernel: str, place: str, number: int, changes: tuple[str, ...], reason: str) -> Survivor:
@@ -82,6 +85,29 @@ BEFORE, AFTER = "tcgen05.fence::before_thread_sync", "tcgen05.fence::after_threa
 GROUPS = "cp.async.bulk.wait_group"
 
 COMBINE = [Survivor("bar.warp.sync", (1,), OUT, LANES)]
+
+FORWARD_SM90 = [
+    # Releases of what wgmma alone has read, or behind another one.
+    Survivor("consumer bar.warp.sync", (*range(1, 13),), OUT, NOTHING_NEW),
+    Survivor("consumer bar.sync", (3,), ("left out", "arrives alone"), TURN),
+    Survivor("consumer wgmma.fence", (3,), OUT, ONE_FENCE),
+    Survivor("schedule bar.warp.sync", (1,), OUT, LANES),
+    Survivor("consumer mbarrier.arrive v_empty", (2,), ARRIVE, LAST),
+    Survivor("consumer mbarrier.arrive tile_empty", (2,), ARRIVE, LAST),
+    Survivor(f"consumer {GROUPS}", (1,), WAIT_GROUP, NO_CALL),
+    Survivor("consumer bar.sync", (5,), OUT, NO_CALL),
+    *(
+        Survivor(f"{name} not reached", numbers, changes, NO_CALL)
+        for name, numbers, changes in (
+            ("fence.proxy.async", (1, 2, 3), OUT),
+            ("bar.sync", (1, 2, 3), BAR),
+            ("bar.warp.sync", (1, 2, 3), OUT),
+            ("mbarrier.arrive", (1,), ARRIVE),
+            ("cp.async.bulk.commit_group", (1, 2), OUT),
+            (GROUPS, (1,), WAIT_GROUP),
+        )
+    ),
+]
 
 FORWARD_SM100 = [
     Survivor(f"softmax {BEFORE}", (1,), OUT, ALLOCATION),
@@ -174,6 +200,7 @@ TCGEN05_ATTENTION = [
 ]
 
 SURVIVORS: dict[str, list[Survivor]] = {
+    "fa4_fwd_sm90_hd64_bf16": FORWARD_SM90,
     "fa4_fwd_sm100_hd128_bf16": FORWARD_SM100,
     "fa4_bwd_sm100_hd128_bf16": BACKWARD_SM100,
     "fa4_combine_sm90_bf16": COMBINE,

@@ -113,7 +113,8 @@ class Subject(ABC):
     # ---- Where a line is, in words that a change elsewhere leaves alone
 
     def site(self, mutation: Mutation) -> tuple[str, int]:
-        """Role, instruction and mbarrier, and the how manieth of these in the kernel's text."""
+        """Role, instruction and mbarrier, and the how manieth of these in the kernel's text. Where
+        no call gets: the instruction and UNREACHED."""
         same = {
             other.line: self.place(other)
             for other in self.mutations
@@ -121,7 +122,7 @@ class Subject(ABC):
         }
         place = same[mutation.line]
         number = [line for line, its in same.items() if its == place].index(mutation.line) + 1
-        return place, number
+        return place or f"{mutation.name} {UNREACHED}", number
 
     def place(self, mutation: Mutation) -> str:
         """Empty where no call gets there."""
