@@ -180,7 +180,8 @@ struct BwdConsumer {
   FA4_D void differentiate() {
     const float* lse2 = b.lse2(ring.stage);
     const float* delta = b.delta(ring.stage);
-    // On their way while dP is waited for, as many as there are registers for.
+    // On their way while dP is waited for, as many as there are registers for; of 128 queries eight
+    // were no faster than four.
     constexpr int kAhead = kSoftcap ? 0 : Plan::kScoresFirst ? kM / 8 : 4;
     float2 deltas[kAhead + 1];
 #pragma unroll
