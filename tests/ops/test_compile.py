@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from checkpointing import CountForwards, save_attention
 from conftest import Device
 from functorch.compile import make_boxed_func
 from torch import Tensor
@@ -254,24 +255,6 @@ def test_aot_inductor_package(device: Device, tmp_path: Path) -> None:
         pytest.skip(f"torch {torch.__version__} here crashes when it loads any package")
     assert done.returncode == 0, done.stderr
     assert "package runs" in done.stdout
-
-
-class CountForwards(torch.utils._python_dispatch.TorchDispatchMode):
-    """Counts what reaches the kernels, below every checkpointing mode inside it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.forwards = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.forwards += func is torch.ops.fa4.fwd.default
-        return func(*args, **(kwargs or {}))
-
-
-def save_attention(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    if op is torch.ops.fa4.fwd.default:
-        return CheckpointPolicy.MUST_SAVE
-    return CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def recompute_all(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

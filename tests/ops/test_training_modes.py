@@ -10,13 +10,10 @@ import pytest
 import reference
 import tolerances
 import torch
+from checkpointing import CountForwards, save_attention
 from conftest import Device
 from torch import Tensor, nn
-from torch.utils.checkpoint import (
-    CheckpointPolicy,
-    checkpoint,
-    create_selective_checkpoint_contexts,
-)
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from flash_attn4 import flash_attn_func
 
@@ -162,24 +159,6 @@ def test_micro_batches_give_the_gradients_of_the_batch(device: Device) -> None:
 
 
 # ---- Activation checkpointing -------------------------------------------------------------------
-
-
-class CountForwards(torch.utils._python_dispatch.TorchDispatchMode):
-    """Counts what reaches the kernels, below every checkpointing mode inside it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.forwards = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.forwards += func is torch.ops.fa4.fwd.default
-        return func(*args, **(kwargs or {}))
-
-
-def save_attention(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    if op is torch.ops.fa4.fwd.default:
-        return CheckpointPolicy.MUST_SAVE
-    return CheckpointPolicy.PREFER_RECOMPUTE
 
 
 SELECTIVE = partial(create_selective_checkpoint_contexts, save_attention)
