@@ -58,6 +58,7 @@ SMALL = """\
   add.s64 %rd5, %rd2, %rd4;
   ld.global.nc.L1::no_allocate.v4.f32 {%f0, %f1, %f2, %f3}, [%rd2];
   fma.rn.f32 %f1, %f0, 0f3F800000, %f2;
+  setp.ge.u32 %p0, %r1, 8;
   setp.lt.and.u32 %p1|%p2, %r1, 16, %p0;
   @%p1 bra again;
   mov.u32 %r2, tile;
@@ -65,7 +66,8 @@ SMALL = """\
   st.local.u32 [stack+4], %r1;
 again:
   add.u32 %r1, %r1, 40;
-  @!%p1 bra.uni again;
+  setp.lt.u32 %p2, %r1, 200;
+  @%p2 bra.uni again;
   shfl.sync.bfly.b32 %r3|%p3, %r1, 1, 31, -1;
   bar.sync 0;
   atom.global.add.u32 %r4, [%rd2], 1;
@@ -96,11 +98,13 @@ def reduced(text: str) -> str:
     return "\n".join(line for line in lines if not line.strip().startswith("//")) + "\n"
 
 
-def bases() -> list[str]:
-    """Built kernels whole where they are small, others with one instruction of a form each."""
-    files = sorted(GENERATED.glob("*.ptx")) + sorted(TEST_KERNELS.glob("*.ptx"))
+def bases(*more: Path) -> list[str]:
+    """Built kernels whole where they are small, others with one instruction of a form each.
+
+    Those of the library, which are the same after every build, and those in the folders of `more`.
+    """
     texts = [SMALL]
-    for file in files:
+    for file in (file for folder in (GENERATED, *more) for file in sorted(folder.glob("*.ptx"))):
         text = file.read_text()
         short = reduced(text)
         texts.append(text if len(text) < 16_000 else short)
@@ -342,7 +346,7 @@ def main() -> None:
             print(f"{file}: {worker.check(file.read_bytes().decode('latin-1')) or 'good'}")
         worker.close()
         return
-    texts, source = bases(), random.Random(options.seed)
+    texts, source = bases(TEST_KERNELS), random.Random(options.seed)
     end, count, failures = time.monotonic() + options.seconds, 0, 0
     while time.monotonic() < end:
         text = mutated(source.choice(texts), random_edits(source))

@@ -245,10 +245,13 @@ def test_a_crash_is_noticed(worker: Worker) -> None:
 def test_mutations_load_and_run_too() -> None:
     """Fuzzing would be useless if everything were refused at once."""
     worker = Worker()
-    for base in BASES[::4]:
-        for number in range(6):
-            answers(worker, ptx_fuzz.mutated(base, [(3, 7 * number, 11 * number)]))
+    answers(worker, ptx_fuzz.SMALL)
+    assert worker.answers["ran"] == 1
+    for number in range(200):
+        answers(worker, ptx_fuzz.mutated(ptx_fuzz.SMALL, [(3, 7 * number, 11 * number)]))
+    for base in BASES:
+        answers(worker, ptx_fuzz.mutated(base, [(3, 7, 11)]))
     worker.close()
     assert worker.answers["loaded"] > worker.answers["refused"] / 5
-    assert worker.answers["ran"] > 0
+    assert worker.answers["ran"] > 50
     assert worker.answers["failed"] > 0
