@@ -35,17 +35,17 @@ FA4_D void umma_abt(uint32_t d, uint32_t a, TileLayout a_tile, uint32_t b, TileL
 }
 
 /// D = A^T B, both MN-major in shared memory with kK rows: column m of A times column n of B.
-template <int kK>
+template <int kK, int kCtas = 1>
 FA4_D void umma_atb(uint32_t d, uint32_t a, TileLayout a_tile, uint32_t b, TileLayout b_tile,
                     uint32_t instruction) {
   ptx::keep_here(a);
   ptx::keep_here(b);
 #pragma unroll
   for (int step = 0; step < kK / 16; ++step) {
-    ptx::tcgen05_mma_ss(d,
-                        umma_operand(a, a_tile.k_step_offset(Major::kMN, step), a_tile, Major::kMN),
-                        umma_operand(b, b_tile.k_step_offset(Major::kMN, step), b_tile, Major::kMN),
-                        instruction, step > 0);
+    ptx::tcgen05_mma_ss<kCtas>(
+        d, umma_operand(a, a_tile.k_step_offset(Major::kMN, step), a_tile, Major::kMN),
+        umma_operand(b, b_tile.k_step_offset(Major::kMN, step), b_tile, Major::kMN), instruction,
+        step > 0);
   }
 }
 

@@ -33,6 +33,12 @@ FA4_D void mbarrier_arrive_expect_tx(uint32_t bar, uint32_t bytes) {
                : "memory");
 }
 
+/// The same at an mbarrier of any CTA of the cluster, see mbarrier_arrive_cluster.
+FA4_D void mbarrier_arrive_expect_tx_cluster(uint32_t bar, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cluster.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
+               : "memory");
+}
+
 /// Whether the phase of this parity has completed; suspends the thread for a while if not.
 FA4_D bool mbarrier_try_wait_parity(uint32_t bar, uint32_t parity) {
   uint32_t done;

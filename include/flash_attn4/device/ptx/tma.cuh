@@ -59,6 +59,16 @@ FA4_D void bulk_load(uint32_t to, const void* from, uint32_t bytes, uint32_t bar
       : "memory");
 }
 
+/// Asynchronous: `bytes` of shared memory to that of another CTA of the cluster, which holds `bar`
+/// too; both by cluster_address. When they have come there they have been read here.
+FA4_D void bulk_copy_cluster(uint32_t to, uint32_t from, uint32_t bytes, uint32_t bar) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+      "[%3];" ::"r"(to),
+      "r"(from), "r"(bytes), "r"(bar)
+      : "memory");
+}
+
 /// Asynchronous: reads shared memory until the bulk group that holds it has completed.
 FA4_D void tensor_store_5d(const TensorMap* map, uint32_t from, int c0, int c1, int c2, int c3,
                            int c4) {
