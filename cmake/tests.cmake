@@ -59,6 +59,7 @@ fa4_test(fa4_dispatch_tests
 if(fa4_gpu_targets)
   target_include_directories(fa4_dispatch_tests SYSTEM PRIVATE ${FA4_CUDA_INCLUDE})
   fa4_test(fa4_driver_tests
+    tests/driver/test_bwd_forms.cpp
     tests/driver/test_bwd_launch.cpp
     tests/driver/test_bwd_rows.cpp
     tests/driver/test_combine_launch.cpp

@@ -294,7 +294,7 @@ Status encode_map(const Call& call, const char* name, const Input& tensor, const
 Status encode_maps(const Call& call, BwdArgs* args) {
   const BwdParams& p = call.p;
   const Extents q = query_extents(p), k = key_extents(p);
-  const int m = call.plan.block_m, n = call.plan.block_n;
+  const int m = call.plan.block_m / call.plan.ctas, n = call.plan.block_n / call.plan.ctas;
   if (Status s = encode_map(call, "q", p.q, q, p.head_dim, m, &args->q); !s.ok()) return s;
   if (Status s = encode_map(call, "k", p.k, k, p.head_dim, n, &args->k); !s.ok()) return s;
   if (Status s = encode_map(call, "v", p.v, k, p.head_dim_v, n, &args->v); !s.ok()) return s;
@@ -336,7 +336,7 @@ const BwdPlanRow* find_plan(std::span<const BwdPlanRow> plans, DType dtype,
                             const KernelRow& kernel) {
   for (const BwdPlanRow& plan : plans) {
     if (plan.dtype == dtype && plan.head_dim == kernel.head_dim.max &&
-        plan.head_dim_v == kernel.head_dim_v.max) {
+        plan.head_dim_v == kernel.head_dim_v.max && plan.ctas == kernel.ctas) {
       return &plan;
     }
   }
@@ -377,7 +377,8 @@ Status launch_bwd(const KernelRow& kernel, const BwdPlanRow& plan, const BwdPara
   if (!current.status().ok()) return current.status();
   if (Status s = encode_maps(call, &args); !s.ok()) return s;
   if (Status s = launch_prepare(call); !s.ok()) return s;
-  driver::Launch request = request_of(call, args.tiling.order.count(), plan.threads, &args);
+  const int64_t blocks = int64_t{plan.ctas} * args.tiling.order.count();
+  driver::Launch request = request_of(call, blocks, plan.threads, &args);
   request.shared_bytes = plan.shared_bytes;
   if (Status s = driver::launch(kernel.name, kernel.image, request); !s.ok()) return s;
   if (Status s = launch_finish(call); !s.ok()) return s;

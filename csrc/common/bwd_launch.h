@@ -16,8 +16,8 @@ struct BwdPlanRow {
   DType dtype;          // of q, k, v, dout and the gradients
   int32_t head_dim;     // of q and k: the most that the kernel serves
   int32_t head_dim_v;   // of v and dout, likewise
-  int32_t block_m;      // queries per step, a box of q and of dout
-  int32_t block_n;      // keys per tile, a box of k and of v
+  int32_t block_m;      // queries per step
+  int32_t block_n;      // keys per tile
   int32_t acc_columns;  // of dq's accumulator
   int32_t turns;        // counters of turns per block of queries: parts of dq that are added apart
   unsigned threads;     // of a block
@@ -25,6 +25,9 @@ struct BwdPlanRow {
   int64_t l2_budget;    // bytes of what the tiles that pass together read and add to
   float lse2_sign = 1.0f;            // -1: the kernel takes lse2 negated
   Swizzle swizzle = Swizzle::k128B;  // of boxes, which are as wide as its span
+  // CTAs that share a tile. A box of q and of dout has block_m rows, one of k and of v block_n, of a
+  // pair half of them.
+  int32_t ctas = 1;
 };
 
 /// Whether launches may rely on these plans: to be asserted of a table of them.

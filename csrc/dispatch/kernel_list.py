@@ -102,10 +102,11 @@ def gpu_forward_kernel(
     )
 
 
-def gpu_backward_kernel(arch: str, target: str, head_dim: int, dtype: str) -> Kernel:
-    config = f"fa4::{arch}::bwd_config(fa4::DType::k{DTYPE_NAMES[dtype]}, {head_dim})"
+def gpu_backward_kernel(arch: str, target: str, head_dim: int, dtype: str, ctas: int = 1) -> Kernel:
+    form, argument = ("_pair", ", 2") if ctas == 2 else ("", "")
+    config = f"fa4::{arch}::bwd_config(fa4::DType::k{DTYPE_NAMES[dtype]}, {head_dim}{argument})"
     return Kernel(
-        name=f"fa4_bwd_{arch}_hd{head_dim}_{SHORT[dtype]}",
+        name=f"fa4_bwd_{arch}_hd{head_dim}{form}_{SHORT[dtype]}",
         op="bwd",
         target=target,
         dtypes=(dtype,),
@@ -116,6 +117,7 @@ def gpu_backward_kernel(arch: str, target: str, head_dim: int, dtype: str) -> Ke
         body=f"{arch}::bwd_body<{config}>(args)",
         args="fa4::BwdArgs",
         bounds=f"fa4::{arch}::BwdPlan<{config}>::kThreads, 1",
+        ctas=ctas,
     )
 
 
@@ -157,6 +159,7 @@ SM90_HEAD_DIMS = ((64, 64), (128, 128))
 SM100_HEAD_DIMS = ((64, 64), (96, 96), (128, 128), (192, 128))
 SM100_PAIR_HEAD_DIMS = ((128, 128), (192, 128))
 SM100_BACKWARD_HEAD_DIMS = (64, 96, 128)
+SM100_BACKWARD_PAIR_HEAD_DIMS = (128,)
 
 FORWARD_FEATURES = tuple(name for name in FEATURES if name not in ("dlse", "deterministic"))
 BACKWARD_FEATURES = tuple(name for name in FEATURES if name not in ("paged", "splits"))
@@ -189,6 +192,11 @@ KERNELS: tuple[Kernel, ...] = (
     *(
         gpu_backward_kernel("sm100", "sm100f", head_dim, dtype)
         for head_dim in SM100_BACKWARD_HEAD_DIMS
+        for dtype in HALF_DTYPES
+    ),
+    *(
+        gpu_backward_kernel("sm100", "sm100f", head_dim, dtype, ctas=2)
+        for head_dim in SM100_BACKWARD_PAIR_HEAD_DIMS
         for dtype in HALF_DTYPES
     ),
     *backward_parts("sm100", "sm100f", 128, "DqLayoutSm100"),

@@ -30,10 +30,13 @@ struct PlanRow {
   std::span<const BarrierRow> barriers;
   uint32_t bar_offset;
   int ctas;  // that share a tile
-  // Of a step in one CTA, where the plan tells: what products read of shared memory, what is
-  // copied.
+  // Of a step in one CTA, where the plan tells: what products read of shared memory, what is copied
+  // to it; backward: what threads store to it, what the other CTA sends, what is added to dq.
   uint32_t operand_bytes = 0;
   uint32_t copy_bytes = 0;
+  uint32_t store_bytes = 0;
+  uint32_t exchange_bytes = 0;
+  uint32_t reduce_bytes = 0;
 };
 
 // ---- Roles: bit i of signals and waits stands for row i ------------------------------------------
@@ -60,10 +63,11 @@ constexpr RoleList<6> kFwdSm100{{{sm100::kSoftmax, "softmax"},
                                  {sm100::kLoad, "load"},
                                  {sm100::kStore, "store"},
                                  {sm100::kSchedule, "schedule"}}};
-constexpr RoleList<4> kBwdSm100{{{sm100::kBwdReduce, "reduce"},
+constexpr RoleList<5> kBwdSm100{{{sm100::kBwdReduce, "reduce"},
                                  {sm100::kBwdCompute, "compute"},
                                  {sm100::kBwdMma, "mma"},
-                                 {sm100::kBwdLoad, "load"}}};
+                                 {sm100::kBwdLoad, "load"},
+                                 {sm100::kBwdRelay, "relay"}}};
 
 // ---- The plans -----------------------------------------------------------------------------------
 
@@ -97,11 +101,17 @@ constexpr PlanRow fwd_sm100() {
   return row;
 }
 
-template <DType kDType, int kHeadDim>
+template <DType kDType, int kHeadDim, int kCtas = 1>
 constexpr PlanRow bwd_sm100() {
-  using Plan = sm100::BwdPlan<sm100::bwd_config(kDType, kHeadDim)>;
+  using Plan = sm100::BwdPlan<sm100::bwd_config(kDType, kHeadDim, kCtas)>;
   static_assert(in_order(Plan::kRoles, kBwdSm100));
-  return plan_row<Plan>(Op::kBwd, Target::kSm100f, kDType);
+  PlanRow row = plan_row<Plan>(Op::kBwd, Target::kSm100f, kDType, kCtas);
+  row.operand_bytes = Plan::kOperandBytes;
+  row.copy_bytes = Plan::kCopyBytes;
+  row.store_bytes = Plan::kStoreBytes;
+  row.exchange_bytes = Plan::kSentBytes;
+  row.reduce_bytes = Plan::kReduceBytes;
+  return row;
 }
 
 constexpr PlanRow kPlans[] = {
@@ -118,6 +128,7 @@ constexpr PlanRow kPlans[] = {
     bwd_sm100<DType::kBFloat16, 64>(),     bwd_sm100<DType::kFloat16, 64>(),
     bwd_sm100<DType::kBFloat16, 96>(),     bwd_sm100<DType::kFloat16, 96>(),
     bwd_sm100<DType::kBFloat16, 128>(),    bwd_sm100<DType::kFloat16, 128>(),
+    bwd_sm100<DType::kBFloat16, 128, 2>(), bwd_sm100<DType::kFloat16, 128, 2>(),
 };
 
 const PlanRow* find_plan(const KernelRow& kernel) {
@@ -141,9 +152,11 @@ py::list role_names(std::span<const RoleRow> roles, uint32_t bits) {
   return names;
 }
 
+/// A role that a configuration has no use for has no warps, and no row.
 py::list role_dicts(const PlanRow& plan) {
   py::list rows;
   for (const RoleRow& role : plan.roles) {
+    if (role.warps == 0) continue;
     py::dict row;
     row["name"] = role.name;
     row["first_warp"] = role.first_warp;
@@ -188,6 +201,9 @@ py::dict kernel_plans() {
     row["barriers"] = barrier_dicts(*plan);
     row["operand_bytes"] = plan->operand_bytes;
     row["copy_bytes"] = plan->copy_bytes;
+    row["store_bytes"] = plan->store_bytes;
+    row["exchange_bytes"] = plan->exchange_bytes;
+    row["reduce_bytes"] = plan->reduce_bytes;
     plans[kernel.name] = std::move(row);
   }
   return plans;

@@ -30,6 +30,10 @@ WEIGHTS = 128  # of a row, in a block of keys
 STEP, EMULATED = 446, 4
 
 
+def ctas_of(name: str) -> int:
+    return next(k.ctas for k in KERNELS if k.name == name)
+
+
 @functools.cache
 def loops_of(name: str) -> list[dict[str, Any]]:
     if sass.find_nvdisasm() is None:
@@ -103,8 +107,11 @@ def test_setmaxnreg_asks_for_no_more_than_the_launch_gets(name: str) -> None:
 # ---- Backward ------------------------------------------------------------------------------------
 
 # Instructions per warp and block of 128 queries: FlashAttention-4's own kernel at head dim 128 has
-# 439, 298 and 100. docs/kernels/bwd_sm100.md has where ours go.
-COMPUTE, MMA, REDUCE = 450, 250, 100
+# 439, 298 and 100, that of pairs 555, 327 and 125. docs/kernels/bwd_sm100.md has where ours go.
+MOST = {
+    1: {"compute": 450, "mma": 250, "reduce": 100},
+    2: {"compute": 555, "mma": 327, "reduce": 100},
+}
 
 
 def backward_loops(name: str) -> dict[str, dict[str, int]]:
@@ -132,7 +139,7 @@ def backward_loops(name: str) -> dict[str, dict[str, int]]:
 @pytest.mark.parametrize("name", BACKWARD)
 def test_steps_of_a_backward_are_short(name: str) -> None:
     loops = backward_loops(name)
-    for role, most in (("compute", COMPUTE), ("mma", MMA), ("reduce", REDUCE)):
+    for role, most in MOST[ctas_of(name)].items():
         length = sum(loops[role].values())
         assert length <= most, f"{name}: {role}: {length} instructions: {loops[role]}"
 
@@ -151,4 +158,4 @@ def test_products_of_a_backward_step(name: str) -> None:
     """One per 16 of k: S and dP over the head dim, dV and dK over queries, dQ over keys."""
     head_dim = int(re.search(r"_hd(\d+)_", name)[1])
     products = backward_loops(name)["mma"]["UTCHMMA"]
-    assert products == 2 * head_dim // 16 + 3 * 128 // 16
+    assert products == 2 * head_dim // 16 + (2 + ctas_of(name)) * 128 // 16

@@ -19,9 +19,9 @@ constexpr int kWarpgroup = 128;           // threads
 constexpr uint32_t kTensorColumns = 512;  // of 32 bits in each of 128 lanes
 constexpr uint32_t kElement = 2;          // bytes
 
-template <DType kDType, int kHeadDim>
+template <DType kDType, int kHeadDim, int kCtas = 1>
 struct Built {
-  static constexpr BwdConfig kConfig = bwd_config(kDType, kHeadDim);
+  static constexpr BwdConfig kConfig = bwd_config(kDType, kHeadDim, kCtas);
   using Plan = BwdPlan<kConfig>;
 };
 
@@ -36,11 +36,20 @@ struct BwdPlanSm100 : testing::Test {
   static int arrivals_of(uint32_t role) {
     return role == kBwdReduce ? 4 : role == kBwdCompute ? 8 : 1;
   }
+  /// CTAs whose threads arrive at one mbarrier. Only the leader of a pair commits, and announces
+  /// what both load; where both CTAs hold a barrier one of them signals.
+  static int signalling_ctas(const BarrierRow& row) {
+    return row.done == Done::kThreads && row.holder == Holder::kLeader ? Plan::kCtas : 1;
+  }
+  static bool is_of(const std::string& name, std::set<std::string> names) {
+    return names.contains(name);
+  }
 };
 
 using Configs = testing::Types<Built<DType::kBFloat16, 64>, Built<DType::kFloat16, 64>,
                                Built<DType::kBFloat16, 96>, Built<DType::kFloat16, 96>,
-                               Built<DType::kBFloat16, 128>, Built<DType::kFloat16, 128>>;
+                               Built<DType::kBFloat16, 128>, Built<DType::kFloat16, 128>,
+                               Built<DType::kBFloat16, 128, 2>, Built<DType::kFloat16, 128, 2>>;
 TYPED_TEST_SUITE(BwdPlanSm100, Configs);
 
 // ---- Roles -------------------------------------------------------------------------------------
@@ -56,12 +65,14 @@ TYPED_TEST(BwdPlanSm100, RolesShareTheWarps) {
   EXPECT_LT(*warps.rbegin(), Plan::kThreads / 32);
   EXPECT_EQ(Plan::kThreads % kWarpgroup, 0);
   const std::vector<RoleRow> roles = this->roles();
-  ASSERT_EQ(roles.size(), 4u);
+  ASSERT_EQ(roles.size(), 5u);
   EXPECT_EQ(roles[0].warps, Plan::kReduceWarps);
   EXPECT_EQ(roles[1].first_warp, Plan::kFirstComputeWarp);
   EXPECT_EQ(roles[1].warps, Plan::kComputeWarps);
   EXPECT_EQ(roles[2].first_warp, Plan::kMmaWarp);
   EXPECT_EQ(roles[3].first_warp, Plan::kLoadWarp);
+  EXPECT_EQ(roles[4].first_warp, Plan::kRelayWarp);
+  EXPECT_EQ(roles[4].warps, Plan::kPair ? 1 : 0);
 }
 
 TYPED_TEST(BwdPlanSm100, WarpsReachTheirLanesOfTensorMemory) {
@@ -74,6 +85,9 @@ TYPED_TEST(BwdPlanSm100, WarpsReachTheirLanesOfTensorMemory) {
   EXPECT_EQ(Plan::kBlockN, 128);
   EXPECT_EQ(Plan::kReduceWarps * 32, Plan::kBlockM);
   EXPECT_EQ(Plan::kReduceWarps * Plan::DqLayout::kSliceRows, Plan::kBlockM);
+  EXPECT_EQ(Plan::kTurns * Plan::DqLayout::kSliceRows * Plan::kOwnColumns,
+            Plan::kBlockM * Plan::kHeadDim)
+      << "parts of dq that are added apart";
   EXPECT_EQ(Plan::kComputeWarps, 4 * Plan::kGroups);
   EXPECT_EQ(Plan::kGroups * Plan::kGroupQueries, Plan::kBlockM);
 }
@@ -93,44 +107,66 @@ TYPED_TEST(BwdPlanSm100, RegistersFitTheLaunch) {
     asked += count;
   }
   EXPECT_LE(asked, launched * warpgroups) << "an increase would never return";
-  EXPECT_GT(Plan::kReduceRegisters, Plan::kHeadDim) << "a row of dq is held";
+  EXPECT_GT(Plan::kReduceRegisters, Plan::kOwnColumns) << "a row of dq is held";
 }
 
 // ---- Barriers ----------------------------------------------------------------------------------
 
 TYPED_TEST(BwdPlanSm100, ArrivalsAreThoseOfTheRoles) {
   using Plan = typename TestFixture::Plan;
-  constexpr uint32_t kAll = kBwdReduce | kBwdCompute | kBwdMma | kBwdLoad;
+  constexpr uint32_t kAll = kBwdReduce | kBwdCompute | kBwdMma | kBwdLoad | kBwdRelay;
   for (const BarrierRow& row : Plan::kBarriers.row) {
+    if (row.stages == 0) continue;
     SCOPED_TRACE(row.name);
     int arrivals = 0;
-    for (uint32_t role : {kBwdReduce, kBwdCompute, kBwdMma, kBwdLoad})
+    for (uint32_t role : {kBwdReduce, kBwdCompute, kBwdMma, kBwdLoad, kBwdRelay})
       if ((row.signals & role) != 0) arrivals += this->arrivals_of(role);
-    EXPECT_EQ(row.arrivals, arrivals);
+    if (row.holder == Holder::kPeer) arrivals /= Plan::kGroups;  // the group that keeps its dS
+    EXPECT_EQ(row.arrivals, arrivals * this->signalling_ctas(row));
     EXPECT_EQ(row.signals & row.waits, 0u) << "a role waits for itself";
     EXPECT_EQ((row.signals | row.waits) & ~kAll, 0u);
     EXPECT_TRUE(row.signals != 0 && row.waits != 0);
-    EXPECT_EQ(row.done == Done::kTmaBytes, row.signals == kBwdLoad) << "copies are the loader's";
-    EXPECT_EQ(row.done == Done::kMmaCommit, row.signals == kBwdMma) << "products are mma's";
+    EXPECT_EQ(row.done == Done::kTmaBytes, row.signals == kBwdLoad || row.holder == Holder::kPeer)
+        << "copies are the loader's, or go to the other CTA";
+    EXPECT_EQ(row.done == Done::kMmaCommit,
+              row.signals == kBwdMma && std::string(row.name) != "landed")
+        << "products are mma's";
+    if (row.waits == kBwdMma && Plan::kPair) {
+      EXPECT_EQ(row.holder, Holder::kLeader) << "the leader issues";
+    }
+    if (row.signals == kBwdMma && Plan::kPair) {
+      EXPECT_EQ(row.holder, Holder::kBoth) << "products are of both";
+    }
+    if (!Plan::kPair) {
+      EXPECT_EQ(row.holder, Holder::kOwn);
+    }
   }
 }
 
 TYPED_TEST(BwdPlanSm100, BarriersHaveTheStagesOfTheirBuffers) {
   using Plan = typename TestFixture::Plan;
   const auto& rows = Plan::kBarriers.row;
-  const char* const names[] = {"q_full",     "q_empty",  "q_clean", "dout_full", "dout_empty",
-                               "dout_clean", "s_full",   "p_full",  "dp_full",   "ds_full",
-                               "dq_full",    "dq_empty", "dv_full", "dk_full",   "dkv_empty"};
+  const char* const names[] = {"q_full",     "q_empty",  "q_clean",  "dout_full",  "dout_empty",
+                               "dout_clean", "qt_full",  "qt_empty", "doutt_full", "doutt_empty",
+                               "stat_full",  "landed",   "clean",    "s_full",     "s_read",
+                               "p_full",     "dp_full",  "ds_full",  "ds_landed",  "ds_whole",
+                               "dq_full",    "dq_empty", "dv_full",  "dk_full",    "dkv_empty"};
   ASSERT_EQ(std::size(names), std::size(rows));
   for (int bar = 0; bar < kBwdNumBars; ++bar) {
     EXPECT_STREQ(rows[bar].name, names[bar]);
     const std::string name = names[bar];
-    const int stages = name == "q_full" || name == "q_empty"         ? Plan::kQStages
-                       : name == "dout_full" || name == "dout_empty" ? Plan::kDoutStages
-                                                                     : 1;
+    int stages = 1;
+    if (this->is_of(name, {"q_full", "q_empty"})) stages = Plan::kQStages;
+    if (this->is_of(name, {"dout_full", "dout_empty"})) stages = Plan::kDoutStages;
+    if (this->is_of(name, {"q_clean", "dout_clean", "dkv_empty"})) stages = Plan::kPair ? 0 : 1;
+    if (this->is_of(name, {"qt_full", "qt_empty", "doutt_full", "doutt_empty", "landed", "clean",
+                           "s_read", "ds_landed", "ds_whole"})) {
+      stages = Plan::kPair ? 1 : 0;
+    }
+    if (name == "stat_full") stages = Plan::kPair ? Plan::kStatStages : 0;
     EXPECT_EQ(rows[bar].stages, stages) << name;
   }
-  EXPECT_EQ(Plan::kQStages, 2) << "scores run a step ahead of dk";
+  EXPECT_EQ(Plan::kQStages, Plan::kPair ? 1 : 2) << "dk reads what scores read, a step later";
 }
 
 // ---- Memory ------------------------------------------------------------------------------------
@@ -142,16 +178,21 @@ TYPED_TEST(BwdPlanSm100, SharedMemoryHoldsEverythingOnce) {
     uint32_t offset, bytes, alignment;
   };
   const uint32_t tile = 128 * Plan::kHeadDim * kElement;
+  const uint32_t half = Plan::kPair ? tile / 2 : 0;  // what a pair has beside
   const uint32_t atom = atom_bytes(Plan::kSwizzle);
   const std::vector<Region> regions = {
       {"k", Plan::kKOffset, tile, atom},
       {"v", Plan::kVOffset, tile, atom},
-      {"q", Plan::kQOffset, Plan::kQStages * tile, atom},
-      {"dout", Plan::kDoutOffset, Plan::kDoutStages * tile, atom},
+      {"q", Plan::kQOffset, Plan::kQStages * tile / Plan::kCtas, atom},
+      {"dout", Plan::kDoutOffset, Plan::kDoutStages * tile / Plan::kCtas, atom},
+      {"qt", Plan::kQtOffset, half, atom},
+      {"doutt", Plan::kDouttOffset, half, atom},
+      {"kt", Plan::kKtOffset, 2 * half, atom},
       {"ds", Plan::kDsOffset, 128 * 128 * kElement, 1024},
+      {"sent", Plan::kSentOffset, Plan::kPair ? 128 * 64 * kElement : 0, 1024},
       {"dq", Plan::kDqOffset, 128 * Plan::kDqColumns * uint32_t{sizeof(float)}, 16},
-      {"lse2", Plan::kLseOffset, Plan::kQStages * 128 * uint32_t{sizeof(float)}, 16},
-      {"delta", Plan::kDeltaOffset, Plan::kQStages * 128 * uint32_t{sizeof(float)}, 16},
+      {"lse2", Plan::kLseOffset, Plan::kStatStages * 128 * uint32_t{sizeof(float)}, 16},
+      {"delta", Plan::kDeltaOffset, Plan::kStatStages * 128 * uint32_t{sizeof(float)}, 16},
       {"tile", Plan::kTileOffset, uint32_t{sizeof(KeyTile)}, 16},
       {"barriers", Plan::kBarOffset, 8 * uint32_t(Plan::kBarriers.count()), 8},
       {"address of tensor memory", Plan::kTmemOffset, 4, 4},
@@ -164,12 +205,16 @@ TYPED_TEST(BwdPlanSm100, SharedMemoryHoldsEverythingOnce) {
   }
   EXPECT_LE(end, Plan::kSharedBytes);
   EXPECT_LE(Plan::kSharedBytes, kSharedLimit);
-  EXPECT_EQ(Plan::kHeadDim % Plan::kDqColumns, 0) << "dq is added in whole parts";
+  EXPECT_EQ(Plan::kOwnColumns % Plan::kDqColumns, 0) << "dq is added in whole parts";
+  // Where dk and dv are staged no product reads any more: K and V of a pair, whose dQ reads kt.
+  EXPECT_EQ(Plan::kDvStagedOffset, Plan::kPair ? Plan::kVOffset : Plan::kDoutOffset);
+  EXPECT_EQ(Plan::kDkStagedOffset, Plan::kPair ? Plan::kKOffset : Plan::kQOffset);
   EXPECT_EQ(Plan::kDqColumns % Plan::DqLayout::kVectorColumns, 0);
 }
 
 /// What lies where in tensor memory, and who may lie over whom: P over S, dS over dP, a warpgroup's
-/// over what it has read itself; dQ over dP, and over dS only where dK comes first.
+/// over what it has read itself; dQ over dP, and over dS only where dK comes first; of a pair over
+/// S, and not over P.
 TYPED_TEST(BwdPlanSm100, TensorMemoryHoldsEverythingOnce) {
   using Plan = typename TestFixture::Plan;
   std::vector<int> owner(kTensorColumns, 0);
@@ -185,20 +230,30 @@ TYPED_TEST(BwdPlanSm100, TensorMemoryHoldsEverythingOnce) {
   take(Plan::tmem_dv(), Plan::kHeadDim, kDv);
   take(Plan::tmem_s(), Plan::kBlockM, kS);
   take(Plan::tmem_dk(), Plan::kHeadDim, kDk);
-  std::set<uint32_t> ds;
+  std::set<uint32_t> ds, weights;
   for (int group = 0; group < Plan::kGroups; ++group) {
-    const uint32_t first = Plan::tmem_operand(Plan::tmem_dp(), group);
-    EXPECT_EQ(first, Plan::tmem_dp() + Plan::kGroupQueries * group) << "over its own columns";
-    for (int column = 0; column < Plan::kGroupQueries / 2; ++column) ds.insert(first + column);
+    // Read: a group's columns of S, or of dP; stored: over half of them.
+    EXPECT_GE(Plan::tmem_p(group), Plan::tmem_scores(Plan::tmem_s(), group));
+    EXPECT_LE(Plan::tmem_p(group) + Plan::kGroupQueries / 2,
+              Plan::tmem_scores(Plan::tmem_s(), group) + Plan::kGroupQueries);
+    // dS is stored while dP is read, from the lower columns on.
+    EXPECT_EQ(Plan::tmem_ds(group), Plan::tmem_scores(Plan::tmem_dp(), group));
+    for (int column = 0; column < Plan::kGroupQueries / 2; ++column) {
+      ds.insert(Plan::tmem_ds(group) + column);
+      weights.insert(Plan::tmem_p(group) + column);
+    }
   }
   bool over_dp = false, over_ds = false;
-  for (int column = 0; column < Plan::kHeadDim; ++column) {
+  for (int column = 0; column < Plan::kOwnColumns; ++column) {
     const uint32_t at = Plan::tmem_dq() + column;
     ASSERT_LT(at, kTensorColumns);
-    EXPECT_TRUE(owner[at] == kFree || owner[at] == kDp) << "dq over column " << at;
+    const int over = Plan::kPair ? kS : kDp;
+    EXPECT_TRUE(owner[at] == kFree || owner[at] == over) << "dq over column " << at;
+    EXPECT_FALSE(weights.contains(at)) << "dq over P in column " << at;
     over_dp |= owner[at] == kDp;
     over_ds |= ds.contains(at);
   }
+  if (Plan::kPair) return;  // which issues dQ between dP and dV of the next step
   EXPECT_EQ(Plan::kDqFirst, !over_ds);
   EXPECT_EQ(Plan::kDqApart, !over_dp);
 }
@@ -212,12 +267,14 @@ TYPED_TEST(BwdPlanSm100, TilesSuitTheTensorCore) {
   const auto majors = [](uint32_t descriptor) { return descriptor >> 15 & 3; };  // A, B << 1
   const uint32_t type = this->kConfig.dtype == DType::kBFloat16 ? 1 : 0;
   for (uint32_t product : {Plan::score_product(), Plan::key_product(), Plan::query_product()}) {
-    EXPECT_EQ(rows(product), 128u) << "all lanes of tensor memory";
-    EXPECT_EQ(columns(product) % 16, 0u);
+    EXPECT_EQ(columns(product) % (16 * Plan::kCtas), 0u);
     EXPECT_EQ(product >> 7 & 7, type);
     EXPECT_EQ(product >> 10 & 7, type);
     EXPECT_EQ(product >> 4 & 3, 1u) << "accumulates in float32";
   }
+  EXPECT_EQ(rows(Plan::score_product()), 128u * Plan::kCtas) << "all lanes of tensor memory";
+  EXPECT_EQ(rows(Plan::key_product()), 128u * Plan::kCtas);
+  EXPECT_EQ(rows(Plan::query_product()), 128u) << "queries; of a pair half of them in each CTA";
   EXPECT_EQ(columns(Plan::score_product()), uint32_t(Plan::kBlockM));
   EXPECT_EQ(columns(Plan::key_product()), uint32_t(Plan::kHeadDim));
   EXPECT_EQ(columns(Plan::query_product()), uint32_t(Plan::kHeadDim));
@@ -233,6 +290,10 @@ TEST(BwdPlanSm100Known, DescriptorsAreThoseOfOtherKernels) {
   EXPECT_EQ(Plan::score_product(), 0x08200490u);
   EXPECT_EQ(Plan::key_product(), 0x08210490u);
   EXPECT_EQ(Plan::query_product(), 0x08218490u);
+  using Pair = Built<DType::kBFloat16, 128, 2>::Plan;
+  EXPECT_EQ(Pair::score_product(), 0x10200490u);
+  EXPECT_EQ(Pair::key_product(), 0x10210490u);
+  EXPECT_EQ(Pair::query_product(), 0x08218490u);
 }
 
 }  // namespace

@@ -48,9 +48,13 @@ struct BwdDriver : FakeDriver {
                                              {Op::kBwdFinish, sizeof(BwdFinishArgs)},
                                              {Op::kBwdSink, sizeof(BwdSinkArgs)}};
       for (const auto& [part, part_bytes] : parts) {
-        for (DType dtype : {DType::kBFloat16, DType::kFloat16}) {
-          const void* code = find_kernel(part, Target::kSm90a, dtype)->image.cubin_begin;
-          if (code == static_cast<void*>(function)) op = part, bytes = part_bytes;
+        for (Target target : {Target::kSm90a, Target::kSm100f}) {
+          for (DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+            const KernelRow* const kernel = find_kernel(part, target, dtype);
+            if (kernel == nullptr) continue;
+            const void* code = kernel->image.cubin_begin;
+            if (code == static_cast<void*>(function)) op = part, bytes = part_bytes;
+          }
         }
       }
       const char* first = static_cast<const char*>(params[0]);

@@ -25,7 +25,8 @@ struct BwdCompute {
   uint32_t tmem;   // in this warp's lanes
   uint32_t ds_to;  // address of this key's dS in shared memory
   uint32_t step = 0;
-  int block;  // of queries, of this step
+  uint32_t clean_parity = 0;  // of a pair: flips with what is cleaned
+  int block;                  // of queries, of this step
 
   // Blocks [plain, plain + plain_count) need no mask and no cleaning: one comparison in registers.
   int plain;
@@ -38,7 +39,7 @@ struct BwdCompute {
         group(warp_ / 4),
         warp(warp_ % 4),
         tmem(tmem_address(block_.tmem(), warp_, 0)),
-        ds_to(block_.ds() + Plan::ds_layout().offset(key(), group * kN)),
+        ds_to(ds_address()),
         block(block_.tile.blocks.first) {
     const Interval clean = b.clean_blocks();
     plain = max_of(clean.first, b.tile.blocks.full_first);
@@ -48,6 +49,17 @@ struct BwdCompute {
   }
 
   FA4_D int key() const { return 32 * warp + lane_index(); }
+  /// Whether this warpgroup's dS goes to the other CTA of the pair.
+  FA4_D bool sends() const { return Plan::kPair && group != static_cast<int>(b.rank()); }
+  FA4_D uint32_t ds_address() const {
+    if constexpr (Plan::kPair) {
+      const int first = static_cast<int>(b.rank()) * Plan::kBlockN;
+      return b.address + (sends() ? Plan::kSentOffset + Plan::sent_layout().offset(key(), 0)
+                                  : Plan::kDsOffset + Plan::ds_layout().offset(first + key(), 0));
+    } else {
+      return b.ds() + Plan::ds_layout().offset(key(), group * kN);
+    }
+  }
   FA4_D bool is_plain(int block) const {
     return static_cast<uint32_t>(block - plain) < plain_count;
   }
@@ -57,12 +69,15 @@ struct BwdCompute {
 
   // Where buffers of a step are in their rings.
   FA4_D static int q_stage(uint32_t step) { return static_cast<int>(step % Plan::kQStages); }
+  FA4_D static int stat_stage(uint32_t step) { return static_cast<int>(step % Plan::kStatStages); }
   FA4_D static int dout_stage(uint32_t step) { return static_cast<int>(step % Plan::kDoutStages); }
 
   // ---- Rows that do not count ------------------------------------------------------------------
-  /// Rows [first, last) of the tile at `offset` become 0. By the threads of both warpgroups.
+  /// Rows [first, last) of the tile at `offset`, of kColumns columns, become 0. By the threads of
+  /// both warpgroups.
+  template <int kColumns>
   FA4_D void clear_rows(uint32_t offset, TileLayout layout, int first, int last) {
-    constexpr int kUnits = Plan::kHeadDim / 8;  // of 16 bytes, per row
+    constexpr int kUnits = kColumns / 8;  // of 16 bytes, per row
     const int thread = static_cast<int>(threadIdx.x) - 32 * Plan::kFirstComputeWarp;
 #pragma unroll 1
     for (int unit = thread; unit < (last - first) * kUnits; unit += 32 * Plan::kComputeWarps) {
@@ -70,55 +85,99 @@ struct BwdCompute {
       *reinterpret_cast<uint4*>(b.shared + offset + at) = uint4{};
     }
   }
-  /// Of a tile of queries, which begins at the first of block `block`.
-  FA4_D void clear_queries(uint32_t offset, int block) {
-    const int first = block * Plan::kBlockM;
-    const int blind = clamp_to(b.blind_queries() - first, 0, Plan::kBlockM);
-    const int count = clamp_to(b.queries_that_count() - first, 0, Plan::kBlockM);
-    clear_rows(offset, Plan::query_layout(), 0, blind);
-    clear_rows(offset, Plan::query_layout(), count, Plan::kBlockM);
+  /// Of a tile of kRows queries, which begins at query `first`.
+  template <int kRows, int kColumns>
+  FA4_D void clear_queries(uint32_t offset, TileLayout layout, int first) {
+    const int blind = clamp_to(b.blind_queries() - first, 0, kRows);
+    const int count = clamp_to(b.queries_that_count() - first, 0, kRows);
+    clear_rows<kColumns>(offset, layout, 0, blind);
+    clear_rows<kColumns>(offset, layout, count, kRows);
   }
-  FA4_D void clear_keys(uint32_t offset) {
+  /// Of a tile of kRows keys, which begins at key `first`.
+  template <int kRows, int kColumns>
+  FA4_D void clear_keys(uint32_t offset, TileLayout layout, int first) {
     if (!b.ragged_keys()) return;
-    clear_rows(offset, Plan::key_layout(), b.tile.k_length - b.tile.first_key, Plan::kBlockN);
+    clear_rows<kColumns>(offset, layout, clamp_to(b.tile.k_length - first, 0, kRows), kRows);
+  }
+  /// Q or dO of a block, what this CTA has of it.
+  FA4_D void clear_own_queries(uint32_t offset, int block) {
+    const int first = block * Plan::kBlockM + static_cast<int>(b.rank()) * Plan::kOwnRows;
+    clear_queries<Plan::kOwnRows, Plan::kHeadDim>(offset, Plan::query_layout(), first);
+  }
+  /// K or V.
+  FA4_D void clear_own_keys(uint32_t offset) {
+    clear_keys<Plan::kBlockN, Plan::kHeadDim>(offset, Plan::key_layout(), b.first_key());
   }
   FA4_D bool cleans(uint32_t step, int block) const {
     return (step == 0 && b.ragged_keys()) || !b.clean_blocks().contains(block);
   }
+  /// Until mma has told a pair that what is to be cleaned next has landed.
+  FA4_D void wait_landed() {
+    b.template wait<kBwdLanded>(0, clean_parity);
+    clean_parity ^= 1;
+  }
   /// Queries of a step, and the keys with the first.
   FA4_D void clean_q(uint32_t step, int block) {
     if (!cleans(step, block)) return;
-    b.template wait<kBwdQFull>(q_stage(step), step / Plan::kQStages % 2);
-    clear_queries(b.q_offset(q_stage(step)), block);
-    if (step == 0) clear_keys(Plan::kKOffset);
+    if constexpr (Plan::kPair) {
+      wait_landed();
+    } else {
+      b.template wait<kBwdQFull>(q_stage(step), step / Plan::kQStages % 2);
+    }
+    clear_own_queries(b.q_offset(q_stage(step)), block);
+    if (step == 0) clear_own_keys(Plan::kKOffset);
     ptx::fence_proxy_async();  // products read what these stores wrote
-    b.template release<kBwdQClean>(0);
+    b.template release<Plan::kPair ? kBwdClean : kBwdQClean>(0);
   }
   /// The gradients of out that come with them, and the values.
   FA4_D void clean_dout(uint32_t step, int block) {
     if (!cleans(step, block)) return;
-    b.template wait<kBwdDoutFull>(dout_stage(step), step / Plan::kDoutStages % 2);
-    clear_queries(b.dout_offset(dout_stage(step)), block);
-    if (step == 0) clear_keys(Plan::kVOffset);
+    if constexpr (Plan::kPair) {
+      wait_landed();
+      clear_queries<Plan::kBlockM, Plan::kOwnColumns>(Plan::kDouttOffset, Plan::qt_layout(),
+                                                      block * Plan::kBlockM);
+    } else {
+      b.template wait<kBwdDoutFull>(dout_stage(step), step / Plan::kDoutStages % 2);
+    }
+    clear_own_queries(b.dout_offset(dout_stage(step)), block);
+    if (step == 0) clear_own_keys(Plan::kVOffset);
     ptx::fence_proxy_async();
-    b.template release<kBwdDoutClean>(0);
+    b.template release<Plan::kPair ? kBwdClean : kBwdDoutClean>(0);
+  }
+  /// Of a pair: half of the columns of the same queries, and of the keys of both CTAs.
+  FA4_D void clean_qt(uint32_t step, int block) {
+    if (!cleans(step, block)) return;
+    wait_landed();
+    clear_queries<Plan::kBlockM, Plan::kOwnColumns>(Plan::kQtOffset, Plan::qt_layout(),
+                                                    block * Plan::kBlockM);
+    if (step == 0) {
+      clear_keys<Plan::kTileKeys, Plan::kOwnColumns>(Plan::kKtOffset, Plan::kt_layout(),
+                                                     b.tile.first_key);
+    }
+    ptx::fence_proxy_async();
+    b.template release<kBwdClean>(0);
   }
 
   // ---- Weights ---------------------------------------------------------------------------------
   FA4_D void load_scores() {
-    b.template wait<kBwdQFull>(q_stage(step), step / Plan::kQStages % 2);  // lse2 and delta
+    constexpr BwdBar kStats = Plan::kPair ? kBwdStatFull : kBwdQFull;
+    b.template wait<kStats>(stat_stage(step), step / Plan::kStatStages % 2);  // lse2 and delta
     b.template wait<kBwdSFull>(0, step % 2);
     ptx::tcgen05_fence_after();
-    const uint32_t from = tmem + Plan::tmem_operand(Plan::tmem_s(), group);
+    const uint32_t from = tmem + Plan::tmem_scores(Plan::tmem_s(), group);
 #pragma unroll
     for (int column = 0; column < kN; column += 32) ptx::tcgen05_ld_x32(s + column, from + column);
     ptx::tcgen05_wait_ld();
     ptx::hold(s);
+    if (Plan::kPair && step > 0) {  // dQ of the step before may come to lie here
+      ptx::tcgen05_fence_before();
+      b.template release<kBwdSRead>(0);
+    }
   }
 
   FA4_D void mask() {
     if (!b.masks_all() && !b.tile.blocks.needs_mask(block)) return;
-    const int key = b.tile.first_key + this->key();
+    const int key = b.first_key() + this->key();
     mask_scores<kN>(s, b.tile.queries_of(key), block * Plan::kBlockM + group * kN);
   }
 
@@ -138,8 +197,8 @@ struct BwdCompute {
   /// scores, which is needed once more.
   template <bool kCapped>
   FA4_D void weigh() {
-    const uint32_t lse2 = b.lse2(q_stage(step)) + 4 * kN * group;
-    const uint32_t to = tmem + Plan::tmem_operand(Plan::tmem_s(), group);
+    const uint32_t lse2 = b.lse2(stat_stage(step)) + 4 * kN * group;
+    const uint32_t to = tmem + Plan::tmem_p(group);
 #pragma unroll
     for (int column = 0; column < kN; column += 32) {
       uint32_t words[16];
@@ -188,10 +247,14 @@ struct BwdCompute {
   template <bool kCapped>
   FA4_D void differentiate() {
     b.template wait<kBwdDpFull>(0, step % 2);
+    // Where it lies in shared memory, of this CTA and of the other one, dQ has read the last.
+    if (Plan::kPair && step > 0) b.template wait<kBwdDqFull>(0, (step - 1) % 2);
     ptx::tcgen05_fence_after();
-    const uint32_t lse2 = b.lse2(q_stage(step)) + 4 * kN * group;
-    const uint32_t delta = b.delta(q_stage(step)) + 4 * kN * group;
-    const uint32_t at = tmem + Plan::tmem_operand(Plan::tmem_dp(), group);
+    const uint32_t lse2 = b.lse2(stat_stage(step)) + 4 * kN * group;
+    const uint32_t delta = b.delta(stat_stage(step)) + 4 * kN * group;
+    const uint32_t at = tmem + Plan::tmem_scores(Plan::tmem_dp(), group);
+    static_assert(Plan::tmem_ds(1) == Plan::tmem_scores(Plan::tmem_dp(), 1),
+                  "stored as it is read");
     constexpr int kStep = 16;  // columns at a time: the next are read meanwhile
     float dp[2][kStep];
     ptx::tcgen05_ld_x16(dp[0], at);
@@ -228,6 +291,20 @@ struct BwdCompute {
     ptx::fence_proxy_async();  // dq reads what these stores wrote
     ptx::tcgen05_fence_before();
     b.template release<kBwdDsFull>(0);
+    if (Plan::kPair && sends()) send_ds();
+  }
+
+  /// To the other CTA of the pair, beside that one's own dS. A warp's keys are one run of bytes.
+  /// All lanes have stored theirs: they have met to signal ds_full.
+  FA4_D void send_ds() {
+    if (!ptx::elect_sync()) return;
+    const uint32_t bar = b.template signal_bar<kBwdDsLanded>(0);
+    const uint32_t first = b.rank() * Plan::kBlockN + 32 * warp;
+    const uint32_t to =
+        ptx::cluster_address(b.ds() + Plan::ds_layout().unswizzled_offset(first, 0), b.rank() ^ 1);
+    ptx::mbarrier_arrive_expect_tx_cluster(bar, Plan::kSentWarpBytes);
+    ptx::bulk_copy_cluster(to, b.address + Plan::kSentOffset + warp * Plan::kSentWarpBytes,
+                           Plan::kSentWarpBytes, bar);
   }
 
   template <bool kCapped>
@@ -249,6 +326,7 @@ FA4_D void BwdCompute<kConfig>::steps() {
     const bool cleans_next = left > 1 && !is_plain(next);
     if (cleans_next) clean_q(step + 1, next);
     differentiate<kCapped>();
+    if (Plan::kPair && !is_plain(block)) clean_qt(step, block);
     ++step;
     block = next;
     if (cleans_next) clean_dout(step, block);
@@ -268,8 +346,8 @@ FA4_D void BwdCompute<kConfig>::run() {
 }
 
 /// Two warpgroups.
-/// Waits: q_full dout_full s_full dp_full dv_full dk_full.
-/// Signals: q_clean dout_clean p_full ds_full dkv_empty.
+/// Waits: s_full dp_full dv_full dk_full, q_full dout_full; of a pair stat_full landed dq_full.
+/// Signals: p_full ds_full, q_clean dout_clean dkv_empty; of a pair clean s_read ds_landed.
 template <BwdConfig kConfig>
 FA4_D void role_compute(const BwdBlock<kConfig>& b, int warp) {
   BwdCompute<kConfig>(b, warp - BwdPlan<kConfig>::kFirstComputeWarp).run();

@@ -13,27 +13,29 @@ namespace {
 // bytes. A B200 has 126 MB of L2 cache in two parts. Not measured.
 constexpr int64_t kL2Budget = int64_t{32} << 20;
 
-template <DType kDType, int kHeadDim>
+template <DType kDType, int kHeadDim, int kCtas = 1>
 constexpr BwdPlanRow plan_row() {
-  using Plan = BwdPlan<bwd_config(kDType, kHeadDim)>;
+  using Plan = BwdPlan<bwd_config(kDType, kHeadDim, kCtas)>;
   return {.dtype = kDType,
           .head_dim = kHeadDim,
           .head_dim_v = kHeadDim,
           .block_m = Plan::kBlockM,
-          .block_n = Plan::kBlockN,
+          .block_n = Plan::kTileKeys,
           .acc_columns = Plan::kHeadDim,
-          .turns = Plan::kReduceWarps,
+          .turns = Plan::kTurns,
           .threads = Plan::kThreads,
           .shared_bytes = Plan::kSharedBytes,
           .l2_budget = kL2Budget,
           .lse2_sign = -1.0f,
-          .swizzle = Plan::kSwizzle};
+          .swizzle = Plan::kSwizzle,
+          .ctas = Plan::kCtas};
 }
 
 constexpr BwdPlanRow kPlans[] = {
-    plan_row<DType::kBFloat16, 64>(),  plan_row<DType::kFloat16, 64>(),
-    plan_row<DType::kBFloat16, 96>(),  plan_row<DType::kFloat16, 96>(),
-    plan_row<DType::kBFloat16, 128>(), plan_row<DType::kFloat16, 128>(),
+    plan_row<DType::kBFloat16, 64>(),     plan_row<DType::kFloat16, 64>(),
+    plan_row<DType::kBFloat16, 96>(),     plan_row<DType::kFloat16, 96>(),
+    plan_row<DType::kBFloat16, 128>(),    plan_row<DType::kFloat16, 128>(),
+    plan_row<DType::kBFloat16, 128, 2>(), plan_row<DType::kFloat16, 128, 2>(),
 };
 static_assert(fits_launch(kPlans));
 

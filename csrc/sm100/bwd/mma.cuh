@@ -6,6 +6,20 @@
 
 namespace fa4::sm100 {
 
+/// D += A B of a step: A is P (kWeights) or dS in tensor memory, B all of its queries or dO. Their
+/// columns are those of both CTAs of a pair, half and half.
+template <class Plan, bool kWeights>
+FA4_D void add_key_product(uint32_t tmem, uint32_t d, uint32_t queries, bool accumulate) {
+  constexpr int kSteps = Plan::kGroupQueries / 16;
+#pragma unroll
+  for (int group = 0; group < Plan::kGroups; ++group) {
+    const int first = group * kSteps;
+    const uint32_t a = kWeights ? Plan::tmem_p(group) : Plan::tmem_ds(group);
+    umma_ab<Plan::kCtas>(tmem + d, tmem + a - 8 * first, queries, Plan::qt_layout(),
+                         Plan::key_product(), 0, first, first + kSteps, accumulate);
+  }
+}
+
 /// State of the thread that issues. Scores run a step ahead:
 ///
 ///     S(0) dP(0) dV(0) | S(1) dK(0) dQ(0) dP(1) dV(1) | ... | S(n) dK(n-1) ... dV(n) | dK(n) dQ(n)
@@ -45,30 +59,18 @@ struct BwdIssuer {
     ptx::tcgen05_commit(b.template bar<kBwdDpFull>(0));
   }
 
-  /// D += A B, A over the scores at `scores` in tensor memory, B a step's Q or dO.
-  FA4_D void add_key_product(uint32_t d, uint32_t scores, uint32_t queries, bool accumulate) {
-    constexpr int kSteps = Plan::kGroupQueries / 16;
-#pragma unroll
-    for (int group = 0; group < Plan::kGroups; ++group) {
-      const int first = group * kSteps;
-      const uint32_t a = tmem + Plan::tmem_operand(scores, group) - 8 * first;
-      umma_ab(tmem + d, a, queries, Plan::query_layout(), Plan::key_product(), 0, first,
-              first + kSteps, accumulate);
-    }
-  }
-
   /// dV += P dO.
   FA4_D void dv(bool accumulate) {
     b.template wait<kBwdPFull>(0, parity);
     ptx::tcgen05_fence_after();
-    add_key_product(Plan::tmem_dv(), Plan::tmem_s(), b.dout(dout_ring.stage), accumulate);
+    add_key_product<Plan, true>(tmem, Plan::tmem_dv(), b.dout(dout_ring.stage), accumulate);
     ptx::tcgen05_commit(b.template bar<kBwdDoutEmpty>(dout_ring.stage));
     dout_ring.advance();
   }
 
   /// dK += dS Q, of the step whose queries are at `stage`.
   FA4_D void dk(int stage, bool accumulate) {
-    add_key_product(Plan::tmem_dk(), Plan::tmem_dp(), b.q(stage), accumulate);
+    add_key_product<Plan, false>(tmem, Plan::tmem_dk(), b.q(stage), accumulate);
     ptx::tcgen05_commit(b.template bar<kBwdQEmpty>(stage));
   }
 

@@ -14,19 +14,22 @@ namespace fa4::sm100 {
 
 /// What is compiled into a kernel. Everything else is a run-time value.
 struct BwdConfig {
-  DType dtype;      // of q, k, v, dout and the gradients
-  int head_dim;     // of all of them; smaller ones are padded with zeros by the copy engine
-  int dout_stages;  // of dout; q has two, because scores run a step ahead
-  int dq_columns;   // of dq that are added at once
+  DType dtype;   // of q, k, v, dout and the gradients
+  int head_dim;  // of all of them; smaller ones are padded with zeros by the copy engine
+  int ctas;      // that share a tile: 1, or 2, a pair
+  int q_stages;  // two where what scores read, a step ahead, is what dk reads
+  int dout_stages;
+  int dq_columns;  // of dq that are added at once
   int reduce_registers;
   int compute_registers;
 };
 
-/// The configuration per head dim.
-FA4_HD constexpr BwdConfig bwd_config(DType dtype, int head_dim) {
-  if (head_dim == 64) return {dtype, 64, 2, 64, 112, 160};
-  if (head_dim == 96) return {dtype, 96, 2, 96, 120, 160};
-  return {dtype, 128, 1, 64, 152, 144};
+/// The configuration per head dim and number of CTAs that share a tile.
+FA4_HD constexpr BwdConfig bwd_config(DType dtype, int head_dim, int ctas = 1) {
+  if (head_dim == 64) return {dtype, 64, 1, 2, 2, 64, 112, 160};
+  if (head_dim == 96) return {dtype, 96, 1, 2, 2, 96, 120, 160};
+  if (ctas == 2) return {dtype, 128, 2, 1, 1, 32, 104, 160};
+  return {dtype, 128, 1, 2, 1, 64, 152, 144};
 }
 
 // ---- Roles -------------------------------------------------------------------------------------
@@ -35,6 +38,7 @@ enum BwdRole : uint32_t {
   kBwdCompute = 2,
   kBwdMma = 4,
   kBwdLoad = 8,
+  kBwdRelay = 16,
   kBwdReaders = kBwdMma | kBwdCompute  // of queries and dout
 };
 
@@ -46,10 +50,20 @@ enum BwdBar : int {
   kBwdDoutFull,
   kBwdDoutEmpty,
   kBwdDoutClean,
+  kBwdQtFull,
+  kBwdQtEmpty,
+  kBwdDouttFull,
+  kBwdDouttEmpty,
+  kBwdStatFull,
+  kBwdLanded,
+  kBwdClean,
   kBwdSFull,
+  kBwdSRead,
   kBwdPFull,
   kBwdDpFull,
   kBwdDsFull,
+  kBwdDsLanded,
+  kBwdDsWhole,
   kBwdDqFull,
   kBwdDqEmpty,
   kBwdDvFull,
@@ -62,12 +76,21 @@ template <BwdConfig kConfig>
 struct BwdPlan {
   // ---- Tile ---------------------------------------------------------------------------- elements
   // Scores are transposed: a row per key, which is a lane of tensor memory, a column per query.
+  // Of a pair each CTA has keys of its own, and the queries are those of both. Of what products
+  // read as B it has a half: of Q and dO half of the rows, for S and dP, and all rows of half of
+  // the columns, "qt" and "doutt", for dK and dV; of all keys half of the columns, "kt", for dQ.
+  static constexpr int kCtas = kConfig.ctas;
+  static constexpr bool kPair = kCtas == 2;
   static constexpr int kBlockM = 128;  // queries per step
-  static constexpr int kBlockN = 128;  // keys
+  static constexpr int kBlockN = 128;  // keys of a CTA
+  static constexpr int kTileKeys = kCtas * kBlockN;
   static constexpr int kHeadDim = kConfig.head_dim;
+  static constexpr int kOwnRows = kBlockM / kCtas;         // of Q and dO in this CTA
+  static constexpr int kOwnColumns = kHeadDim / kCtas;     // of qt, doutt and kt; of dq in a thread
   static constexpr int kGroups = 2;                        // warpgroups that compute
   static constexpr int kGroupQueries = kBlockM / kGroups;  // ... a part of the columns each
-  static constexpr int kQStages = 2;
+  static constexpr int kQStages = kConfig.q_stages;
+  static constexpr int kStatStages = 2;
   static constexpr int kDoutStages = kConfig.dout_stages;
   static constexpr int kDqColumns = kConfig.dq_columns;
   using DqLayout = DqLayoutSm100;
@@ -76,10 +99,17 @@ struct BwdPlan {
   static constexpr Swizzle kSwizzle = kHeadDim % 64 == 0 ? Swizzle::k128B : Swizzle::k64B;
   static constexpr int kSpanColumns = static_cast<int>(span_bytes(kSwizzle)) / 2;
   FA4_HD static constexpr TileLayout key_layout() { return {kBlockN, kSwizzle}; }
-  FA4_HD static constexpr TileLayout query_layout() { return {kBlockM, kSwizzle}; }
-  /// Of dS: a row per key, a column per query. A span holds the queries of one warpgroup.
-  FA4_HD static constexpr TileLayout ds_layout() { return {kBlockN, Swizzle::k128B}; }
+  FA4_HD static constexpr TileLayout query_layout() { return {kOwnRows, kSwizzle}; }
+  FA4_HD static constexpr TileLayout qt_layout() { return {kBlockM, kSwizzle}; }
+  FA4_HD static constexpr TileLayout kt_layout() { return {kTileKeys, kSwizzle}; }
+  /// Of dS: a row per key, a column per query. A span holds the queries of one warpgroup. Of a pair
+  /// the keys are those of both CTAs, and the queries are a CTA's half.
+  FA4_HD static constexpr TileLayout ds_layout() { return {kTileKeys, Swizzle::k128B}; }
+  /// Of dS on its way to the other CTA.
+  FA4_HD static constexpr TileLayout sent_layout() { return {kBlockN, Swizzle::k128B}; }
   static_assert(kGroupQueries == 64);
+  static_assert(!kPair || kOwnRows == kGroupQueries,
+                "a warpgroup keeps its dS, the other sends it");
 
   // ---- Roles -----------------------------------------------------------------------------------
   static constexpr int kReduceRegisters = kConfig.reduce_registers;
@@ -92,89 +122,122 @@ struct BwdPlan {
       {"compute",  4,         8,     kComputeRegisters},  // warps 4-7: queries 0-63, 8-11: 64-127
       {"mma",     12,         1,     kOtherRegisters},
       {"load",    13,         1,     kOtherRegisters},
+      {"relay",   14,         kCtas - 1, kOtherRegisters},
   };
   // clang-format on
-  // Two more warps idle: tensor memory is reached by whole warpgroups.
+  // The warps that are left idle: tensor memory is reached by whole warpgroups.
   static constexpr int kThreads = 512;
   static constexpr int kReduceWarps = 4;
   static constexpr int kFirstComputeWarp = 4;
   static constexpr int kComputeWarps = 8;
   static constexpr int kMmaWarp = 12;
   static constexpr int kLoadWarp = 13;
+  static constexpr int kRelayWarp = 14;
+  static constexpr int kTurns = kCtas * kReduceWarps;  // per block of queries
   static_assert(kOtherRegisters % 8 == 0 && kOtherRegisters >= 24);
 
   // ---- Tensor memory ---------------------------------------------- 128 lanes of 32-bit columns
-  //                  hd64        hd96        hd128
-  //     dP, f32      0 ..127     0 ..127     0 ..127
-  //     dQ, f32    128 ..191    96 ..191     0 ..127
-  //     dV, f32    192 ..255   192 ..287   128 ..255
-  //     S, f32     256 ..383   288 ..415   256 ..383
-  //     dK, f32    384 ..447   416 ..511   384 ..511
+  //                  hd64        hd96        hd128     pair, hd128
+  //     dP, f32      0 ..127     0 ..127     0 ..127     0 ..127
+  //     dQ, f32    128 ..191    96 ..191     0 ..127   288 ..351
+  //     dV, f32    192 ..255   192 ..287   128 ..255   128 ..255
+  //     S, f32     256 ..383   288 ..415   256 ..383   256 ..383
+  //     dK, f32    384 ..447   416 ..511   384 ..511   384 ..511
   // P lies over S and dS over dP, two per column: those of a warpgroup over the lower half of the
-  // columns that it reads itself, so no warp waits for another one before it stores.
+  // columns that it reads itself, so no warp waits for another one before it stores. Of a pair P of
+  // the second warpgroup lies over the upper half, and dQ between the two: half of the queries, the
+  // lower half of their columns in lanes 0-63, the upper one in lanes 64-127.
   FA4_HD static constexpr uint32_t tmem_dp() { return 0; }
   FA4_HD static constexpr uint32_t tmem_dq() {
+    if (kPair) return tmem_s() + kGroupQueries / 2;
     return kHeadDim == 64 ? kBlockM : kHeadDim == 96 ? kBlockM - 32 : 0;
   }
   FA4_HD static constexpr uint32_t tmem_dv() {
-    return max_of<uint32_t>(kBlockM, tmem_dq() + kHeadDim);
+    return kPair ? kBlockM : max_of<uint32_t>(kBlockM, tmem_dq() + kHeadDim);
   }
   FA4_HD static constexpr uint32_t tmem_s() { return tmem_dv() + kHeadDim; }
   FA4_HD static constexpr uint32_t tmem_dk() { return tmem_s() + kBlockM; }
   /// Of the queries of one warpgroup, from their scores (tmem_s) or gradients (tmem_dp) on.
-  FA4_HD static constexpr uint32_t tmem_operand(uint32_t scores, int group) {
+  FA4_HD static constexpr uint32_t tmem_scores(uint32_t scores, int group) {
     return scores + kGroupQueries * group;
   }
+  /// ... P, and dS, the operands.
+  FA4_HD static constexpr uint32_t tmem_p(int group) {
+    return tmem_scores(tmem_s(), group) + (kPair ? kGroupQueries / 2 * group : 0);
+  }
+  FA4_HD static constexpr uint32_t tmem_ds(int group) { return tmem_scores(tmem_dp(), group); }
+  static_assert(!kPair || tmem_dq() + kOwnColumns <= tmem_p(1), "dQ lies between the parts of P");
   static_assert(tmem_dk() + kHeadDim <= 512, "tensor memory has 512 columns");
   // Where dQ leaves dS alone it is computed ahead of dK, and read while dK is computed.
-  static constexpr bool kDqFirst =
-      tmem_dq() >= tmem_operand(tmem_dp(), kGroups - 1) + kGroupQueries / 2;
+  static constexpr bool kDqFirst = !kPair && tmem_dq() >= tmem_ds(kGroups - 1) + kGroupQueries / 2;
   // Where it leaves dP alone, dP need not wait until it has been read.
   static constexpr bool kDqApart = tmem_dq() >= tmem_dp() + kBlockM;
 
   // ---- Products --------------------------------------------------------------------------------
-  FA4_HD static constexpr uint32_t product(int n, Major a_major, Major b_major) {
+  FA4_HD static constexpr uint32_t product(int m, int n, Major a_major, Major b_major) {
     return umma_instruction_descriptor({.operand = kConfig.dtype,
                                         .accumulator = DType::kFloat32,
-                                        .m = 128,
+                                        .m = static_cast<uint32_t>(m),
                                         .n = static_cast<uint32_t>(n),
                                         .a_major = a_major,
                                         .b_major = b_major});
   }
   /// S = K Q^T and dP = V dO^T.
   FA4_HD static constexpr uint32_t score_product() {
-    return product(kBlockM, Major::kK, Major::kK);
+    return product(kTileKeys, kBlockM, Major::kK, Major::kK);
   }
   /// dV += P dO and dK += dS Q.
   FA4_HD static constexpr uint32_t key_product() {
-    return product(kHeadDim, Major::kK, Major::kMN);
+    return product(kTileKeys, kHeadDim, Major::kK, Major::kMN);
   }
   /// dQ = dS^T K.
   FA4_HD static constexpr uint32_t query_product() {
-    return product(kHeadDim, Major::kMN, Major::kMN);
+    return product(kBlockM, kHeadDim, Major::kMN, Major::kMN);
   }
 
   // ---- Barriers --------------------------------------------------------------------------------
-  // Threads arrive by one lane per warp, after the warp has met. lse2 and delta come with q, keys
-  // with the first q, values with the first dout; *_clean is for what came with *_full.
+  // Threads arrive by one lane per warp, after the warp has met. lse2 and delta come with q, of a
+  // pair on their own; keys with the first q, values with the first dout, kt with the first qt.
+  // *_clean is for what came with *_full. Of a pair only the leader issues products: what they wait
+  // for it holds, and both arrive there; what they complete is told in both CTAs. Neither compute
+  // sees there when something has landed that has to be cleaned, so mma tells: landed, and clean.
+  static constexpr Holder kOwn = Holder::kOwn;
+  static constexpr Holder kPeer = kPair ? Holder::kPeer : Holder::kOwn;
+  static constexpr Holder kLeader = kPair ? Holder::kLeader : Holder::kOwn;
+  static constexpr Holder kBoth = kPair ? Holder::kBoth : Holder::kOwn;
+  static constexpr int kOfPair = kCtas - 1;  // one stage of what only a pair has
+  static constexpr int kOfOne = 2 - kCtas;   // ... of what it has not
+  static constexpr int kComputers = kCtas * kComputeWarps;
+  static constexpr uint32_t kReaders = kPair ? uint32_t{kBwdMma} : uint32_t{kBwdReaders};
+  static constexpr uint32_t kDqReaders = kBwdReduce | (kPair ? kBwdCompute : 0u);
   // clang-format off
   static constexpr BarrierTable<kBwdNumBars> kBarriers{{
-      // name          stages       arrivals       signals      done               waits
-      {"q_full",       kQStages,    1,             kBwdLoad,    Done::kTmaBytes,   kBwdReaders},
-      {"q_empty",      kQStages,    1,             kBwdMma,     Done::kMmaCommit,  kBwdLoad},
-      {"q_clean",      1,           kComputeWarps, kBwdCompute, Done::kThreads,    kBwdMma},
-      {"dout_full",    kDoutStages, 1,             kBwdLoad,    Done::kTmaBytes,   kBwdReaders},
-      {"dout_empty",   kDoutStages, 1,             kBwdMma,     Done::kMmaCommit,  kBwdLoad},
-      {"dout_clean",   1,           kComputeWarps, kBwdCompute, Done::kThreads,    kBwdMma},
-      {"s_full",       1,           1,             kBwdMma,     Done::kMmaCommit,  kBwdCompute},
-      {"p_full",       1,           kComputeWarps, kBwdCompute, Done::kThreads,    kBwdMma},
-      {"dp_full",      1,           1,             kBwdMma,     Done::kMmaCommit,  kBwdCompute},
-      {"ds_full",      1,           kComputeWarps, kBwdCompute, Done::kThreads,    kBwdMma},
-      {"dq_full",      1,           1,             kBwdMma,     Done::kMmaCommit,  kBwdReduce},
-      {"dq_empty",     1,           kReduceWarps,  kBwdReduce,  Done::kThreads,    kBwdMma},
-      {"dv_full",      1,           1,             kBwdMma,     Done::kMmaCommit,  kBwdCompute},
-      {"dk_full",      1,           1,             kBwdMma,     Done::kMmaCommit,  kBwdCompute},
-      {"dkv_empty",    1,           kComputeWarps, kBwdCompute, Done::kThreads,    kBwdMma},
+      // name         stages       arrivals    signals      done              waits        holder
+      {"q_full",      kQStages,    1,          kBwdLoad,    Done::kTmaBytes,  kReaders,    kLeader},
+      {"q_empty",     kQStages,    1,          kBwdMma,     Done::kMmaCommit, kBwdLoad,    kBoth},
+      {"q_clean",     kOfOne,      kComputers, kBwdCompute, Done::kThreads,   kBwdMma,     kOwn},
+      {"dout_full",   kDoutStages, 1,          kBwdLoad,    Done::kTmaBytes,  kReaders,    kLeader},
+      {"dout_empty",  kDoutStages, 1,          kBwdMma,     Done::kMmaCommit, kBwdLoad,    kBoth},
+      {"dout_clean",  kOfOne,      kComputers, kBwdCompute, Done::kThreads,   kBwdMma,     kOwn},
+      {"qt_full",     kOfPair,     1,          kBwdLoad,    Done::kTmaBytes,  kBwdMma,     kLeader},
+      {"qt_empty",    kOfPair,     1,          kBwdMma,     Done::kMmaCommit, kBwdLoad,    kBoth},
+      {"doutt_full",  kOfPair,     1,          kBwdLoad,    Done::kTmaBytes,  kBwdMma,     kLeader},
+      {"doutt_empty", kOfPair,     1,          kBwdMma,     Done::kMmaCommit, kBwdLoad,    kBoth},
+      {"stat_full",   2 * kOfPair, 1,          kBwdLoad,    Done::kTmaBytes,  kBwdCompute, kOwn},
+      {"landed",      kOfPair,     1,          kBwdMma,     Done::kThreads,   kBwdCompute, kBoth},
+      {"clean",       kOfPair,     kComputers, kBwdCompute, Done::kThreads,   kBwdMma,     kLeader},
+      {"s_full",      1,           1,          kBwdMma,     Done::kMmaCommit, kBwdCompute, kBoth},
+      {"s_read",      kOfPair,     kComputers, kBwdCompute, Done::kThreads,   kBwdMma,     kLeader},
+      {"p_full",      1,           kComputers, kBwdCompute, Done::kThreads,   kBwdMma,     kLeader},
+      {"dp_full",     1,           1,          kBwdMma,     Done::kMmaCommit, kBwdCompute, kBoth},
+      {"ds_full",     1,           kComputers, kBwdCompute, Done::kThreads,   kBwdMma,     kLeader},
+      {"ds_landed",   kOfPair,     4,          kBwdCompute, Done::kTmaBytes,  kBwdRelay,   kPeer},
+      {"ds_whole",    kOfPair,     kCtas,      kBwdRelay,   Done::kThreads,   kBwdMma,     kLeader},
+      {"dq_full",     1,           1,          kBwdMma,     Done::kMmaCommit, kDqReaders,  kBoth},
+      {"dq_empty",    1,           kTurns,     kBwdReduce,  Done::kThreads,   kBwdMma,     kLeader},
+      {"dv_full",     1,           1,          kBwdMma,     Done::kMmaCommit, kBwdCompute, kBoth},
+      {"dk_full",     1,           1,          kBwdMma,     Done::kMmaCommit, kBwdCompute, kBoth},
+      {"dkv_empty",   kOfOne,      kComputers, kBwdCompute, Done::kThreads,   kBwdMma,     kOwn},
   }};
   // clang-format on
   // Waits we do without, and why that is safe:
@@ -189,26 +252,54 @@ struct BwdPlan {
   //   lse2, delta    both were read before ds_full of their step; q_empty is a commit behind it.
   //   q_clean,       one stage: rows of step i + 1 are cleaned after S(i) (q) or dP(i) (dout) was
   //   dout_clean     complete, so mma had waited for the cleaning of step i.
+  // Of a pair, where dQ(i) is issued behind dP(i + 1):
+  //   ds in shared   waited for: dq_full of step i, before dS(i + 1) is stored. dS of both CTAs was
+  //   memory, sent   whole by then, so copies had read what they sent, and is multiplied.
+  //   lse2, delta    both stages: those of step i + 2 are loaded behind qt_empty of step i.
+  //   s, empty       waited for: dQ(i) lies over S(i + 1), after its s_read; S(i + 2) comes after
+  //                  dq_empty of step i.
 
   // ---- Shared memory --------------------------------------------------------------------- bytes
-  static constexpr uint32_t kKeyBytes = 2 * kBlockN * kHeadDim;    // K or V
-  static constexpr uint32_t kQueryBytes = 2 * kBlockM * kHeadDim;  // Q or dO of one step
+  static constexpr uint32_t kKeyBytes = 2 * kBlockN * kHeadDim;     // K or V
+  static constexpr uint32_t kQueryBytes = 2 * kOwnRows * kHeadDim;  // Q or dO of one step
+  static constexpr uint32_t kQtBytes = kPair ? 2 * kBlockM * kOwnColumns : 0;  // qt or doutt
+  static constexpr uint32_t kKtBytes = kPair ? 2 * kTileKeys * kOwnColumns : 0;
   static constexpr uint32_t kDsBytes = 2 * kBlockN * kBlockM;
+  static constexpr uint32_t kSentBytes = kPair ? 2 * kBlockN * kOwnRows : 0;
+  static constexpr uint32_t kSentWarpBytes = kSentBytes / 4;
   static constexpr uint32_t kDqBytes = 4 * DqLayout::kSliceRows * kDqColumns;  // staged by a warp
   static constexpr uint32_t kStatBytes = 4 * kBlockM;  // lse2 or delta of one step
   static constexpr uint32_t kKOffset = 0;
   static constexpr uint32_t kVOffset = kKOffset + kKeyBytes;
   static constexpr uint32_t kQOffset = kVOffset + kKeyBytes;
   static constexpr uint32_t kDoutOffset = kQOffset + kQStages * kQueryBytes;
-  static constexpr uint32_t kDsOffset = kDoutOffset + kDoutStages * kQueryBytes;
-  static constexpr uint32_t kDqOffset = kDsOffset + kDsBytes;
+  static constexpr uint32_t kQtOffset = kDoutOffset + kDoutStages * kQueryBytes;
+  static constexpr uint32_t kDouttOffset = kQtOffset + kQtBytes;
+  static constexpr uint32_t kKtOffset = kDouttOffset + kQtBytes;
+  static constexpr uint32_t kDsOffset = kKtOffset + kKtBytes;
+  static constexpr uint32_t kSentOffset = kDsOffset + kDsBytes;
+  static constexpr uint32_t kDqOffset = kSentOffset + kSentBytes;
   static constexpr uint32_t kLseOffset = kDqOffset + kReduceWarps * kDqBytes;
-  static constexpr uint32_t kDeltaOffset = kLseOffset + kQStages * kStatBytes;
-  static constexpr uint32_t kTileOffset = kDeltaOffset + kQStages * kStatBytes;
+  static constexpr uint32_t kDeltaOffset = kLseOffset + kStatStages * kStatBytes;
+  static constexpr uint32_t kTileOffset = kDeltaOffset + kStatStages * kStatBytes;
   static constexpr uint32_t kBarOffset = kTileOffset + static_cast<uint32_t>(sizeof(KeyTile));
   static constexpr uint32_t kTmemOffset = kBarOffset + 8 * kBarriers.count();  // its address
   static constexpr uint32_t kSharedBytes = kTmemOffset + 16;
+  // dv and dk on their way, over what no product reads any more.
+  static constexpr uint32_t kDvStagedOffset = kPair ? kVOffset : kDoutOffset;
+  static constexpr uint32_t kDkStagedOffset = kPair ? kKOffset : kQOffset;
   static_assert(kSharedBytes <= 232448, "what one block of an SM100 may have");
+
+  // ---- Traffic of a step in one CTA ---------------------------------------------------- bytes
+  // What products read of shared memory: S and dP two tiles each, dV and dK one, dQ dS and keys.
+  // What is copied to it from global memory, and from the other CTA; what threads store to it.
+  static constexpr uint32_t kAcrossBytes = kPair ? kQtBytes : kQueryBytes;  // Q or dO, for dK or dV
+  static constexpr uint32_t kOperandBytes =
+      2 * (kKeyBytes + kQueryBytes) + 2 * kAcrossBytes + kDsBytes + (kPair ? kKtBytes : kKeyBytes);
+  static constexpr uint32_t kCopyBytes = 2 * (kQueryBytes + kQtBytes + kStatBytes);
+  static constexpr uint32_t kStoreBytes = kDsBytes + 4 * kBlockM * kOwnColumns;
+  // What is added to dq in global memory.
+  static constexpr uint32_t kReduceBytes = 4 * kBlockM * kOwnColumns;
 };
 
 }  // namespace fa4::sm100

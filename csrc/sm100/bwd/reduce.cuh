@@ -11,13 +11,13 @@
 
 namespace fa4::sm100 {
 
-/// State of one reduce thread, which has a query. Warps do not meet: each has its queries, its
-/// shared memory and its slice of the accumulator.
+/// State of one reduce thread, which has a query; of a pair half of its columns. Warps do not meet:
+/// each has its queries, its shared memory and its part of the accumulator.
 template <BwdConfig kConfig>
 struct BwdReduce {
   using Plan = BwdPlan<kConfig>;
   using Layout = typename Plan::DqLayout;
-  static constexpr int kD = Plan::kHeadDim;
+  static constexpr int kD = Plan::kOwnColumns;
 
   const BwdBlock<kConfig>& b;
   int warp;
@@ -64,18 +64,28 @@ struct BwdReduce {
     }
   }
 
+  /// Of the accumulator of a block of queries, the float with which this warp's part begins. Of a
+  /// pair each CTA has two slices, and two warps the columns of each.
+  FA4_D int first_float() const {
+    constexpr int kSlice = Layout::kSliceRows * Plan::kHeadDim;
+    if constexpr (!Plan::kPair) return warp * kSlice;
+    const int slice = 2 * static_cast<int>(b.rank()) + warp % 2;
+    return slice * kSlice + Layout::vector_offset(0, warp / 2 * Plan::kOwnColumns);
+  }
+
   // Deterministic: the tiles of keys that add to a block of queries do so in the order of the grid,
   // so that a tile waits for tiles alone that began before it. Warps count apart.
   FA4_D int32_t* additions(int acc_block) const {
-    return b.args.turns + int64_t{acc_block} * Plan::kReduceWarps + warp;
+    const int part = static_cast<int>(b.rank()) * Plan::kReduceWarps + warp;
+    return b.args.turns + int64_t{acc_block} * Plan::kTurns + part;
   }
   FA4_D void begin_addition(int acc_block, int block) {
     if (!sends) return;
     const KeyTiling& t = b.args.tiling;
     const int query = block * Plan::kBlockM;
-    const BlockRange tiles = kv_range(query, query + Plan::kBlockM, Plan::kBlockN, b.tile.q_length,
-                                      b.tile.k_length, t.window);
-    const int tile = b.tile.first_key / Plan::kBlockN;
+    const BlockRange tiles = kv_range(query, query + Plan::kBlockM, Plan::kTileKeys,
+                                      b.tile.q_length, b.tile.k_length, t.window);
+    const int tile = b.tile.first_key / Plan::kTileKeys;
     wait_counter(additions(acc_block),
                  t.order.descending ? tiles.last - 1 - tile : tile - tiles.first);
     ptx::fence_proxy_async_global();
@@ -95,8 +105,7 @@ FA4_D void reduce_steps(BwdReduce<kConfig>& reduce) {
   const int first = b.tile.blocks.first, last = b.tile.blocks.last;
   const int skipped =
       b.head_blocks() - (last - first);  // from a head's last block to the next first
-  float* const slice =
-      b.args.dq_accumulator + reduce.warp * (Plan::DqLayout::kSliceRows * Plan::kHeadDim);
+  float* const slice = b.args.dq_accumulator + reduce.first_float();
   int block = first;
   int acc_block = b.acc_block(b.tile.kv_head * b.args.group, first);
   uint32_t parity = 0;

@@ -63,7 +63,7 @@ FA4_D void store_rows(const BwdBlock<kConfig>& b, const GradientRows& to, uint32
   for (int i = lane_index(); i < 32 * kUnits; i += 32) {
     const int row = first_row + i / kUnits;
     const int column = first_column + i % kUnits * 8;
-    const int key = b.tile.first_key + row;
+    const int key = b.first_key() + row;
     if (key >= b.tile.k_owned || column >= to.columns) continue;
     const uint4 unit =
         *reinterpret_cast<const uint4*>(b.shared + offset + Plan::key_layout().offset(row, column));
@@ -78,18 +78,21 @@ FA4_D void store_gradients(const BwdBlock<kConfig>& b, int group, int warp, uint
   using Plan = BwdPlan<kConfig>;
   const int first_row = 32 * warp, row = first_row + lane_index();
   const int column = group * (Plan::kHeadDim / 2);
-  // Staged over dout and q, which all products have read that the commits cover.
+  // Staged over dout and q, which all products have read that the commits cover; of a pair over v
+  // and k.
   b.template wait<kBwdDvFull>(0, 0);
   ptx::tcgen05_fence_after();
-  stage_rows(b, tmem + Plan::tmem_dv(), 1.0f, Plan::kDoutOffset, row, column);
+  stage_rows(b, tmem + Plan::tmem_dv(), 1.0f, Plan::kDvStagedOffset, row, column);
   __syncwarp();  // staged by all lanes
-  store_rows(b, dv_rows(b), Plan::kDoutOffset, first_row, column);
+  store_rows(b, dv_rows(b), Plan::kDvStagedOffset, first_row, column);
   b.template wait<kBwdDkFull>(0, 0);
   ptx::tcgen05_fence_after();
-  stage_rows(b, tmem + Plan::tmem_dk(), b.args.softmax_scale, Plan::kQOffset, row, column);
-  ptx::tcgen05_fence_before();
-  b.template release<kBwdDkvEmpty>(0);
-  store_rows(b, dk_rows(b), Plan::kQOffset, first_row, column);
+  stage_rows(b, tmem + Plan::tmem_dk(), b.args.softmax_scale, Plan::kDkStagedOffset, row, column);
+  if constexpr (!Plan::kPair) {
+    ptx::tcgen05_fence_before();
+    b.template release<kBwdDkvEmpty>(0);
+  }
+  store_rows(b, dk_rows(b), Plan::kDkStagedOffset, first_row, column);
 }
 
 /// A tile whose keys no query sees. By all threads of the block.
@@ -100,7 +103,7 @@ FA4_D void store_no_gradients(const BwdBlock<kConfig>& b) {
     const int units = to.columns / 8;
     const int64_t base = b.tile.batch * to.stride.batch + b.tile.kv_head * to.stride.head;
     for (int unit = threadIdx.x; unit < Plan::kBlockN * units; unit += Plan::kThreads) {
-      const int key = b.tile.first_key + unit / units;
+      const int key = b.first_key() + unit / units;
       if (key >= b.tile.k_owned) continue;
       store_unit(to.data, base + (b.tile.k_row + int64_t{key}) * to.stride.row + unit % units * 8,
                  uint4{}, b.args.vector_store);
