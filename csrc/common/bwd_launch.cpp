@@ -1,8 +1,10 @@
 #include "csrc/common/bwd_launch.h"
 
+#include <limits>
 #include <string>
 
 #include "csrc/common/bwd_args.h"
+#include "csrc/common/form_clocks.h"
 #include "csrc/common/operands.h"
 #include "csrc/driver/device.h"
 #include "csrc/driver/launch.h"
@@ -341,6 +343,24 @@ const BwdPlanRow* find_plan(std::span<const BwdPlanRow> plans, DType dtype,
     }
   }
   return nullptr;
+}
+
+double bwd_clocks(const BwdPlanRow& plan, const BwdParams& p, int sms) {
+  const int32_t seqlen_q = mean_rows(p, p.seqlen_q, p.total_q);
+  const int32_t seqlen_k = mean_rows(p, p.seqlen_k, p.total_k);
+  // A CTA without keys of its own costs as much as any, for nothing.
+  if (seqlen_k <= plan.block_n - plan.block_n / plan.ctas) {
+    return std::numeric_limits<double>::infinity();
+  }
+  const Window window = make_window(p.causal, p.window_left, p.window_right);
+  const int32_t keys = plan.block_n, tiles = ceil_div(seqlen_k, keys);
+  const MeanTile tile = mean_tile(tiles, window, [&](int32_t i) {
+    return q_range(i * keys, (i + 1) * keys, plan.block_m, seqlen_q, seqlen_k, window);
+  });
+  const double count = tile_count(p, tiles, p.total_k, keys) * static_cast<double>(p.heads_k);
+  const double group = static_cast<double>(p.heads_q) / max_of<int64_t>(p.heads_k, 1);
+  return group * tile.steps * plan.step_clocks *
+         rounds_of(count, sms / plan.ctas, !packed(p) && !window.bounded());
 }
 
 Status workspace_bytes(const BwdPlanRow& plan, const BwdParams& params, int64_t* bytes) {

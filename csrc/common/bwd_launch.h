@@ -28,6 +28,7 @@ struct BwdPlanRow {
   // CTAs that share a tile. A box of q and of dout has block_m rows, one of k and of v block_n, of a
   // pair half of them.
   int32_t ctas = 1;
+  double step_clocks = 0.0;  // predicted, where a kernel has several forms
 };
 
 /// Whether launches may rely on these plans: to be asserted of a table of them.
@@ -43,6 +44,10 @@ constexpr bool fits_launch(std::span<const BwdPlanRow> plans) {
 /// The plan of `kernel` for this element type, or null.
 const BwdPlanRow* find_plan(std::span<const BwdPlanRow> plans, DType dtype,
                             const KernelRow& kernel);
+
+/// Clocks that a call is predicted to take on `sms` SMs, for comparing forms of a kernel: infinite
+/// where some of a pair's CTAs would have no keys. Packed sequences count with their mean lengths.
+double bwd_clocks(const BwdPlanRow& plan, const BwdParams& params, int sms);
 
 /// What bwd_workspace_bytes tells of a call that has passed its checks.
 Status workspace_bytes(const BwdPlanRow& plan, const BwdParams& params, int64_t* bytes);

@@ -1,9 +1,9 @@
 #include "csrc/common/fwd_launch.h"
 
-#include <cmath>
 #include <limits>
 #include <string>
 
+#include "csrc/common/form_clocks.h"
 #include "csrc/common/fwd_args.h"
 #include "csrc/common/operands.h"
 #include "csrc/driver/device.h"
@@ -203,11 +203,8 @@ const FwdPlanRow* find_plan(std::span<const FwdPlanRow> plans, DType dtype,
 }
 
 double fwd_clocks(const FwdPlanRow& plan, const FwdParams& p, int sms) {
-  const int64_t sequences = max_of<int64_t>(p.batch, 1);
-  const auto mean = [&](int64_t rows, int64_t total) {
-    return static_cast<int32_t>(packed(p) ? total / sequences : rows);
-  };
-  const int32_t seqlen_q = mean(p.seqlen_q, p.total_q), seqlen_k = mean(p.seqlen_k, p.total_k);
+  const int32_t seqlen_q = mean_rows(p, p.seqlen_q, p.total_q);
+  const int32_t seqlen_k = mean_rows(p, p.seqlen_k, p.total_k);
   const int32_t packed_heads = choose_packed_heads(p, plan);
   const auto queries = static_cast<int32_t>(tile_queries(plan, packed_heads));
   // A CTA without rows of its own costs as much as any, for nothing.
@@ -215,28 +212,13 @@ double fwd_clocks(const FwdPlanRow& plan, const FwdParams& p, int sms) {
 
   const Window window = make_window(p.causal, p.window_left, p.window_right);
   const int32_t tiles = ceil_div(seqlen_q, queries);
-  // Of many tiles these, evenly spread; without a window all are alike.
-  const int32_t looked_at = window.bounded() ? min_of(tiles, 5) : 1;
-  int64_t steps = 0, masked = 0;
-  for (int32_t i = 0; i < looked_at; ++i) {
-    const int32_t tile = looked_at == 1 ? 0 : (2 * (tiles - 1) * i / (looked_at - 1) + 1) / 2;
-    const BlockRange blocks =
-        kv_range(tile * queries, (tile + 1) * queries, plan.block_n, seqlen_q, seqlen_k, window);
-    steps += blocks.size();
-    masked += blocks.size() - (blocks.full_last - blocks.full_first);
-  }
-  const double tile_clocks = (static_cast<double>(steps) * plan.step_clocks +
-                              static_cast<double>(masked) * plan.mask_clocks) /
-                             looked_at;
-  // The last tile of a packed sequence is full by half.
+  const MeanTile tile = mean_tile(tiles, window, [&](int32_t i) {
+    return kv_range(i * queries, (i + 1) * queries, plan.block_n, seqlen_q, seqlen_k, window);
+  });
   const double count =
-      packed(p) ? static_cast<double>(p.total_q) / queries + 0.5 * static_cast<double>(p.batch)
-                : static_cast<double>(tiles * p.batch);
-  const double rounds =
-      count * static_cast<double>(p.heads_q / packed_heads) / max_of(sms / plan.ctas, 1);
-  // Tiles of one length go round together; others fill each other's gaps.
-  const bool alike = !packed(p) && !window.bounded();
-  return tile_clocks * (alike ? std::ceil(rounds) : max_of(rounds, 1.0));
+      tile_count(p, tiles, p.total_q, queries) * static_cast<double>(p.heads_q / packed_heads);
+  return (tile.steps * plan.step_clocks + tile.masked * plan.mask_clocks) *
+         rounds_of(count, sms / plan.ctas, !packed(p) && !window.bounded());
 }
 
 Status launch_fwd(const KernelRow& kernel, const FwdPlanRow& plan, const FwdParams& params,

@@ -41,8 +41,8 @@ bool readable(DType dtype, const void* data, int64_t rank, const int64_t* size,
 double clocks(const KernelRow& kernel, const FwdParams& params, const Place& place) {
   return kernel.target == Target::kSm100f ? sm100::fwd_clocks(kernel, params, place.sms) : 0.0;
 }
-double clocks(const KernelRow&, const BwdParams&, const Place&) {
-  return 0.0;
+double clocks(const KernelRow& kernel, const BwdParams& params, const Place& place) {
+  return kernel.target == Target::kSm100f ? sm100::bwd_clocks(kernel, params, place.sms) : 0.0;
 }
 double clocks(const KernelRow&, const CombineParams&, const Place&) {
   return 0.0;

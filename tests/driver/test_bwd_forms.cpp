@@ -45,12 +45,78 @@ int64_t bytes_of(const BwdParams& p, int ctas) {
 
 }  // namespace
 
-TEST(BwdForms, OneCtaUnlessPairsAreAskedFor) {
-  EXPECT_STREQ(kernel_for(call(128)).name, "fa4_bwd_sm100_hd128_bf16");
-  EXPECT_STREQ(kernel_for(call(128), 1).name, "fa4_bwd_sm100_hd128_bf16");
-  EXPECT_STREQ(kernel_for(call(128), 2).name, "fa4_bwd_sm100_hd128_pair_bf16");
-  EXPECT_STREQ(kernel_for(call(104), 2).name, "fa4_bwd_sm100_hd128_pair_bf16");
-  EXPECT_STREQ(kernel_for(call(64), 2).name, "fa4_bwd_sm100_hd64_bf16") << "has no other form";
+TEST(BwdForms, PairsAtHeadDim128) {
+  EXPECT_STREQ(kernel_for(call(128)).name, "fa4_bwd_sm100_hd128_pair_bf16");
+  EXPECT_STREQ(kernel_for(call(104)).name, "fa4_bwd_sm100_hd128_pair_bf16");
+  EXPECT_STREQ(kernel_for(call(64)).name, "fa4_bwd_sm100_hd64_bf16") << "has no other form";
+}
+
+TEST(BwdForms, TheSecondCtaNeedsKeys) {
+  EXPECT_EQ(kernel_for(call(128, 128)).ctas, 1);
+  EXPECT_EQ(kernel_for(call(128, 129)).ctas, 2);
+}
+
+/// 300 keys are three tiles of one CTA and two pairs. Of eight heads that is one round of either, of
+/// 70 it is two and two, of 48 one and two: four CTAs for the work of three.
+TEST(BwdForms, EmptyKeysOfTheLastTileCount) {
+  const auto ctas = [](int64_t heads) {
+    BwdParams p = call(128, 300);
+    p.batch = 1;
+    p.heads_q = p.heads_k = heads;
+    return kernel_for(p).ctas;
+  };
+  EXPECT_EQ(ctas(8), 2);
+  EXPECT_EQ(ctas(48), 1);
+  EXPECT_EQ(ctas(70), 2);
+}
+
+/// A tile of 256 keys passes a few more blocks of queries than its keys see: of four blocks three on
+/// average instead of 2.5, of eight five instead of 4.5.
+TEST(BwdForms, CausalCallsTakePairsToo) {
+  const auto ctas = [](int64_t seqlen) {
+    BwdParams p = call(128, seqlen);
+    p.seqlen_q = seqlen;
+    p.causal = true;
+    return kernel_for(p).ctas;
+  };
+  EXPECT_EQ(ctas(512), 1);
+  for (int64_t seqlen : {1024, 2048, 16384}) EXPECT_EQ(ctas(seqlen), 2) << seqlen;
+  BwdParams narrow = call(128, 16384);
+  narrow.seqlen_q = 16384;
+  narrow.window_left = 50;
+  narrow.window_right = 0;
+  EXPECT_EQ(kernel_for(narrow).ctas, 1) << "three blocks for 256 keys instead of two for 128";
+}
+
+TEST(BwdForms, PackedSequencesCountWithTheirMeanLength) {
+  const auto ctas = [](int64_t length) {
+    const Shape shape{.batch = 8,
+                      .seqlen_q = length,
+                      .seqlen_k = length,
+                      .heads_q = 16,
+                      .heads_k = 16,
+                      .head_dim = 128,
+                      .head_dim_v = 128};
+    return kernel_for(packed(shape, 8 * length, 8 * length)).ctas;
+  };
+  EXPECT_EQ(ctas(8192), 2);
+  EXPECT_EQ(ctas(200), 1) << "many idle keys";
+}
+
+TEST(BwdForms, AFormCanBeAskedFor) {
+  EXPECT_EQ(kernel_for(call(128), 1).ctas, 1);
+  EXPECT_EQ(kernel_for(call(128), 2).ctas, 2);
+  EXPECT_EQ(kernel_for(call(128, 1), 2).ctas, 2);
+  EXPECT_EQ(kernel_for(call(64), 2).ctas, 1);
+}
+
+TEST(BwdForms, ClocksAreThoseOfTheDocument) {
+  // A group of two heads, one round: 4 blocks of queries each.
+  BwdParams p = call(128);
+  p.batch = p.heads_k = 1;
+  p.heads_q = 2;
+  EXPECT_DOUBLE_EQ(gpu::clocks(kernel_for(p, 1), p, kB200), 2 * 4 * 3848.0);
+  EXPECT_DOUBLE_EQ(gpu::clocks(kernel_for(p, 2), p, kB200), 2 * 4 * 3080.0 * 1.1);
 }
 
 /// A tile of 256 keys for two CTAs; boxes for one of them.

@@ -20,7 +20,8 @@ def gradients(
     if x.sink is not None:
         arguments["learnable_sink"] = leaves[3]
     inputs = replace(x, q=leaves[0], k=leaves[1], v=leaves[2])
-    with emulator.use(arch, options):
+    # Which form dispatch would take is no matter here: one CTA per tile unless pairs are asked for.
+    with emulator.use(arch, replace(options, ctas=options.ctas or 1)):
         out, lse = replace(work, inputs=inputs, arguments=arguments).forward()
         seeds = [x.dout.reshape(out.shape), x.dlse.reshape(lse.shape)]
         count = 2 if through_lse else 1

@@ -130,7 +130,7 @@ def _backward(arch: str, call: fwd_schedules.Call, deterministic: bool) -> Libra
 
     def run(options: Options) -> Sequence[Tensor]:
         leaves, out = graph()
-        with emulator.use(arch, options):
+        with emulator.use(arch, replace(options, ctas=options.ctas or 1)):
             dout = work.inputs.dout.reshape(out.shape)
             return torch.autograd.grad(out, leaves, dout, retain_graph=True)
 

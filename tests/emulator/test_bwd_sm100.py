@@ -148,7 +148,7 @@ def test_bytes_are_those_of_the_plan(head_dim: int) -> None:
     )
     x = work.inputs
     out, lse = work.forward()
-    with fwd_schedules.emulator.use("sm100") as session:
+    with fwd_schedules.emulator.use("sm100", Options(ctas=1)) as session:
         torch.ops.fa4.bwd(x.dout, x.q, x.k, x.v, out, lse)
     steps = tiles * heads * blocks
     tile = 2 * 128 * head_dim  # bytes of 128 rows

@@ -4,6 +4,7 @@
 
 #include "csrc/common/bwd_launch.h"
 #include "csrc/sm100/bwd/plan.h"
+#include "csrc/sm100/clocks.h"
 
 namespace fa4::sm100 {
 
@@ -12,6 +13,20 @@ namespace {
 // For queries, gradients of out and accumulators of dq of the heads whose tiles pass together,
 // bytes. A B200 has 126 MB of L2 cache in two parts. Not measured.
 constexpr int64_t kL2Budget = int64_t{32} << 20;
+
+/// Clocks of a step, predicted as docs/kernels/bwd_sm100.md does it: the tensor core's, or those of
+/// everything that passes through shared memory.
+template <class Plan>
+constexpr double step_clocks() {
+  // In units of 128 columns and 16 of the inner dimension: S, dP and dQ; dV and dK.
+  constexpr int kColumns = 128 / 16 * Plan::kHeadDim / 128;
+  const double products = 3 * kColumns * kSharedProductClocks[Plan::kCtas - 1] +
+                          2 * kColumns * kTmemProductClocks[Plan::kCtas - 1];
+  const double shared = (Plan::kOperandBytes + Plan::kStoreBytes + Plan::kReduceBytes +
+                         2 * Plan::kSentBytes + Plan::kCopyBytes) /
+                        kSharedBytesPerClock;
+  return max_of(products, shared) * (Plan::kPair ? kPairMargin : 1.0);
+}
 
 template <DType kDType, int kHeadDim, int kCtas = 1>
 constexpr BwdPlanRow plan_row() {
@@ -28,7 +43,8 @@ constexpr BwdPlanRow plan_row() {
           .l2_budget = kL2Budget,
           .lse2_sign = -1.0f,
           .swizzle = Plan::kSwizzle,
-          .ctas = Plan::kCtas};
+          .ctas = Plan::kCtas,
+          .step_clocks = step_clocks<Plan>()};
 }
 
 constexpr BwdPlanRow kPlans[] = {
@@ -46,6 +62,11 @@ Status plan_of(const KernelRow& kernel, DType dtype, const BwdPlanRow** plan) {
 }
 
 }  // namespace
+
+double bwd_clocks(const KernelRow& kernel, const BwdParams& params, int sms) {
+  const BwdPlanRow* plan = find_plan(kPlans, params.dtype, kernel);
+  return plan == nullptr ? 0.0 : fa4::bwd_clocks(*plan, params, sms);
+}
 
 Status bwd_workspace_bytes(const KernelRow& kernel, const BwdParams& params, int64_t* bytes) {
   const BwdPlanRow* plan = nullptr;

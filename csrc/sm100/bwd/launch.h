@@ -6,6 +6,9 @@
 
 namespace fa4::sm100 {
 
+/// Clocks that a call is predicted to take with this form of a kernel, for comparing forms.
+double bwd_clocks(const KernelRow& kernel, const BwdParams& params, int sms);
+
 /// What bwd_workspace_bytes tells of a call that has passed its checks.
 Status bwd_workspace_bytes(const KernelRow& kernel, const BwdParams& params, int64_t* bytes);
 

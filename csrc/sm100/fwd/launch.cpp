@@ -3,6 +3,7 @@
 #include <string>
 
 #include "csrc/common/fwd_launch.h"
+#include "csrc/sm100/clocks.h"
 #include "csrc/sm100/fwd/plan.h"
 
 namespace fa4::sm100 {
@@ -13,24 +14,17 @@ namespace {
 // in two parts, and queries and results pass through it as well. Not measured.
 constexpr int64_t kL2Budget = int64_t{32} << 20;
 
-// Clocks of a step, predicted as docs/kernels/fwd_sm100.md does it. Products: published times of
-// single ones of 128 columns, by others and on a GB300, for one CTA and for a pair; with the weights
-// in tensor memory a tenth less. A pair reads half of B, which is why it is faster.
-constexpr double kScoreClocks[] = {80.0, 70.0};
-constexpr double kOutputClocks[] = {72.0, 63.0};
-// From scores to weights: an exponential is 8 clocks of a warp, hand-overs, reads and the maximum
-// are the rest. A mask takes 215 instructions of a warp, of 2 clocks.
+// Clocks of a step, predicted as docs/kernels/fwd_sm100.md does it. From scores to weights: an
+// exponential is 8 clocks of a warp, hand-overs, reads and the maximum are the rest. A mask takes 215
+// instructions of a warp, of 2 clocks.
 constexpr double kExponentialClocks = 8.0, kHandOverClocks = 516.0;
 constexpr double kMaskClocks = 430.0;
-constexpr double kSharedBytesPerClock = 128.0;
-// What a pair has to save: its times are nobody's on this chip, and two SMs start and end together.
-constexpr double kPairMargin = 1.1;
 
 template <class Plan>
 constexpr double step_clocks() {
   const int form = Plan::kCtas - 1;
-  const double products = Plan::kHalves * (Plan::kHeadDim / 16 * kScoreClocks[form] +
-                                           Plan::kBlockN / 16 * kOutputClocks[form]);
+  const double products = Plan::kHalves * (Plan::kHeadDim / 16 * kSharedProductClocks[form] +
+                                           Plan::kBlockN / 16 * kTmemProductClocks[form]);
   const double chain =
       products / 2 + Plan::kEarlyExponentials * kExponentialClocks + kHandOverClocks;
   const double shared = (Plan::kOperandBytes + Plan::kCopyBytes) / kSharedBytesPerClock;
