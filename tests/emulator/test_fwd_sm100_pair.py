@@ -95,7 +95,7 @@ def test_calls_take_pairs() -> None:
     fwd_schedules.run("sm100", work, Options(ctas=1, images={KERNEL: broken}))
 
 
-@pytest.mark.parametrize("call", [*PERSISTENT, *LONG, *SMALL], ids=str)
+@pytest.mark.sampled("call", [*PERSISTENT, *LONG, *SMALL], 9)
 def test_schedules_give_the_same_bits(call: Call, request: pytest.FixtureRequest) -> None:
     schedules = [Options(), *fwd_schedules.SCHEDULES]
     if request.config.getoption("--full"):
@@ -105,7 +105,7 @@ def test_schedules_give_the_same_bits(call: Call, request: pytest.FixtureRequest
     fwd_schedules.check_schedules("sm100", call, [*map(pairs, schedules)], EXP2_ERROR)
 
 
-@pytest.mark.parametrize("call", [*LONG, *SMALL], ids=str)
+@pytest.mark.sampled("call", [*LONG, *SMALL], 5)
 @pytest.mark.parametrize("rounding", fwd_schedules.ROUNDING)
 def test_undocumented_rounding_makes_no_difference(call: Call, rounding: str) -> None:
     work = problem(call)
@@ -113,7 +113,7 @@ def test_undocumented_rounding_makes_no_difference(call: Call, rounding: str) ->
     fwd_schedules.check(work, out, lse, EXP2_ERROR)
 
 
-@pytest.mark.parametrize("call", [*LONG, *SMALL], ids=str)
+@pytest.mark.sampled("call", [*LONG, *SMALL], 9)
 def test_both_forms_give_the_same_bits(call: Call) -> None:
     """Rows meet the same keys in the same order, whoever else is in their tile, and blocks that
     they do not see change nothing: which form dispatch takes shows in no result."""
@@ -136,7 +136,7 @@ def test_plain_softmax() -> None:
 # ---- Clean ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", [PERSISTENT[0], PERSISTENT[2], *LONG, *SMALL], ids=str)
+@pytest.mark.sampled("call", [PERSISTENT[0], PERSISTENT[2], *LONG, *SMALL], 7)
 def test_strict(call: Call, request: pytest.FixtureRequest) -> None:
     """At the letter of the PTX ISA and as the plan says, under 20 seeds with --full."""
     seeds = range(1, 21 if request.config.getoption("--full") else 2)
@@ -236,7 +236,7 @@ HAZARDS = [
 ]
 
 
-@pytest.mark.parametrize("hazard", HAZARDS, ids=str)
+@pytest.mark.sampled("hazard", HAZARDS, 5)
 def test_a_hazard_is_found(hazard: Hazard) -> None:
     ptx = fwd_variants.compiled(KERNEL, replaced=(hazard.replaced(),))
     options = Options(check="strict", plans=PLANS, max_findings=3)

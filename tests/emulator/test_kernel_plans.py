@@ -66,10 +66,8 @@ BACKWARD += [
 ]
 
 
-@pytest.mark.parametrize(
-    ("arch", "call"),
-    [*(("sm90", x) for x in BOTH), *(("sm100", x) for x in (*BOTH, *SM100_ALONE))],
-    ids=str,
+@pytest.mark.sampled(
+    "arch,call", [*(("sm100", x) for x in (*SM100_ALONE, *BOTH)), *(("sm90", x) for x in BOTH)], 13
 )
 def test_forward(arch: str, call: Call, request: pytest.FixtureRequest) -> None:
     error = fwd_schedules.EXP2_ERROR[arch]
@@ -82,13 +80,13 @@ BACKWARD_SM100_ALONE: list[Call] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("arch", "call"),
+@pytest.mark.sampled(
+    "arch,call",
     [
         *((arch, x) for arch in ("sm90", "sm100") for x in BACKWARD),
         *(("sm100", x) for x in BACKWARD_SM100_ALONE),
     ],
-    ids=str,
+    14,
 )
 def test_backward(arch: str, call: Call, request: pytest.FixtureRequest) -> None:
     """Deterministic in every second schedule."""
