@@ -53,7 +53,8 @@ _CHECKER = re.compile(
     r"|still uses? its shared memory"
     r"|which was never written, or not yet: a wait is missing"
     r"|uses a register that a tcgen05\.ld writes|register that line \d+|wgmma\.fence before it"
-    r"|arrives at .* in two phases at once|releases a flag in global memory while"
+    r"|arrives at .* in two phases at once|arrives at barrier \d+ again"
+    r"|releases a flag in global memory while"
     r"|uses global memory that the grids before this one may still write"
     r"|(reads|writes): .*(has not waited|no [\w.:]+ |MMAs of one thread are in order only)"
 )

@@ -85,6 +85,7 @@ WARP_ARRIVES = Idiom("ordering.cu", "warp_arrives", 32, 32)
 ONE_LANE_WAITS = Idiom("ordering.cu", "one_lane_waits", 32, 32, input_words=32)
 FLAG = Idiom("ordering.cu", "flag_follows_copy", 64, 32)
 NAMED = Idiom("ordering.cu", "named_barrier_hand_over", 32, 64)
+TURNS = Idiom("ordering.cu", "warps_take_turns", 64, 64, rounds=3)
 THREAD_COPIES = Idiom(
     "ordering.cu", "thread_copies_hand_over", 64, 64, input_words=256, shared_bytes=2048
 )
@@ -232,6 +233,16 @@ def test_named_barrier(machine: Machine) -> None:
             "barrier 1: threads wait for a count of (64|96), this instruction gives (64|96)",
         ],
     )
+
+
+def test_turns(machine: Machine) -> None:
+    """A turn is not waited for, once: a warp that is a turn ahead counts for the other, and both
+    may wait for ever."""
+    says = (
+        "warp [01], line .*, arrives at barrier [12] again, and nothing tells it that the phase "
+        "for which it arrived before, without waiting, is complete"
+    )
+    check(machine, TURNS, [says, says])
 
 
 def test_thread_copies(machine: Machine) -> None:

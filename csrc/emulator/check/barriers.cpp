@@ -129,9 +129,33 @@ void Checker::phase_complete(Cta& cta, uint32_t offset) {
 // ---- Barriers of the CTA
 //      --------------------------------------------------------------------------
 
-void Checker::barrier_arrive(Warp& w, uint32_t id) {
+/// Who arrives without waiting and arrives again may count twice for one phase, in which somebody
+/// else then does not count, unless it knows that all others of that phase have arrived.
+void Checker::check_barrier_arrival(const Party& p, const Op& op, uint32_t id,
+                                    const Meeting& meeting) {
+  const auto& before = p.unwaited[id];
+  if (before == nullptr || !strict_) return;
+  bool over = before != meeting.members;
+  for (uint32_t i = 0; over && i < parties_.size(); ++i) {
+    over = knows(p, {i, 0, before->at(i)}, true);
+  }
+  if (over) return;
+  found("again " + std::to_string(op.line) + " " + std::to_string(id),
+        warp_text(p) + ", " + line_text(pc_of(*p.warp, op)) + ", arrives at barrier " +
+            std::to_string(id) +
+            " again, and nothing tells it that the phase for which it arrived before, without "
+            "waiting, is complete: no barrier between them that all others of that phase signal");
+}
+
+void Checker::barrier_arrive(Warp& w, const Op& op, uint32_t id, bool waits) {
   Party& p = party(w);
-  tell(p, &state(*w.cta).barriers[id].arriving);
+  Meeting& meeting = state(*w.cta).barriers[id];
+  const bool whole = (w.exec | ~w.live) == kAllLanes;  // else its fragments arrive one by one
+  if (whole) check_barrier_arrival(p, op, id, meeting);
+  if (meeting.members == nullptr) meeting.members = std::make_shared<Clock>();
+  meeting.members->raise(p.index, time(p));
+  p.unwaited[id] = waits || !whole ? nullptr : meeting.members;
+  tell(p, &meeting.arriving);
   warp_synced(w);
 }
 
@@ -139,6 +163,7 @@ void Checker::barrier_complete(Cta& cta, uint32_t id) {
   Meeting& meeting = state(cta).barriers[id];
   meeting.done = std::move(meeting.arriving);
   meeting.arriving.clear();
+  meeting.members.reset();
 }
 
 void Checker::barrier_passed(Warp& w, uint32_t id) {

@@ -6,6 +6,7 @@
 // it: a warp has one clock, of which a lane alone passes on less.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -109,7 +110,8 @@ class Checker {
   void phase_complete(Cta& cta, uint32_t offset);
 
   // ---- Barriers of CTA and cluster (barriers.cpp)
-  void barrier_arrive(Warp& w, uint32_t id);
+  /// waits: bar.sync and bar.red; bar.arrive does not.
+  void barrier_arrive(Warp& w, const Op& op, uint32_t id, bool waits);
   void barrier_complete(Cta& cta, uint32_t id);
   void barrier_passed(Warp& w, uint32_t id);
   void cluster_arrive(Warp& w, bool relaxed);
@@ -185,6 +187,8 @@ class Checker {
     uint32_t together = 0;                // which was at this time
     uint32_t bulk_complete = 0;           // bulk copies that have also written
     std::vector<std::pair<uint32_t, uint32_t>> unfenced;  // mbarriers it initialised: CTA, offset
+    // By barrier of the CTA: who arrived in the phase for which it arrived last and did not wait.
+    std::array<std::shared_ptr<const Clock>, 16> unwaited;
   };
 
   struct Mbarrier {
@@ -211,6 +215,7 @@ class Checker {
 
   struct Meeting {
     Knowledge arriving, done;
+    std::shared_ptr<Clock> members;  // who has arrived in the running phase, and when
   };
 
   struct CtaState {
@@ -291,6 +296,7 @@ class Checker {
   void check_release(Warp& w, const Op& op);
   void check_arrival(Warp& w, const Op& op, Cta& cta, uint32_t offset, Mbarrier& b);
   uint32_t agent_of(Mbarrier& b, const Cta& cta, uint32_t offset);
+  void check_barrier_arrival(const Party& p, const Op& op, uint32_t id, const Meeting& meeting);
 
   // ---- Plan (plan.cpp)
   void load_plan();

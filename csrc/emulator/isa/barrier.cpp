@@ -79,7 +79,8 @@ void arrive(Warp& w, const Op& op, NamedBarrier& b, uint32_t id) {
   b.arrived += (op.mode & kAligned) != 0
                    ? kWarpLanes
                    : static_cast<uint32_t>(__builtin_popcount(w.exec | ~w.live));
-  if (auto* const checker = w.cta->cluster->checker.get()) checker->barrier_arrive(w, id);
+  if (auto* const checker = w.cta->cluster->checker.get())
+    checker->barrier_arrive(w, op, id, (op.mode & kActionMask) != kArrive);
   if (b.arrived > b.expected) {
     throw Fault("barrier " + std::to_string(id) + ": " + std::to_string(b.arrived) +
                 " threads have arrived, it expects " + std::to_string(b.expected));

@@ -172,6 +172,18 @@ KERNEL named_barrier_hand_over(uint32_t* out, int without) {
   }
 }
 
+/// Two warps take turns and pass them on without waiting. The first turn is warp 0's.
+KERNEL warps_take_turns(uint32_t* out, int rounds, int without) {
+  const uint32_t warp = warp_index();
+  if (warp == 1) ptx::bar_arrive(1, 64);
+  for (int round = 0; round < rounds; ++round) {
+    if (round != 0 || without == 0) ptx::bar_sync(1 + warp, 64);
+    if (round == 0 && without == 2) ptx::bar_arrive(1 + warp, 64);
+    out[threadIdx.x] = round;
+    ptx::bar_arrive(2 - warp, 64);
+  }
+}
+
 /// cp.async of every thread, read by its neighbour in the next warp.
 KERNEL thread_copies_hand_over(const uint32_t* in, uint32_t* out, int without) {
   uint32_t* const buffer = words_at(kBuffer);
