@@ -88,9 +88,11 @@ FA4_D void store_gradients(const BwdBlock<kConfig>& b, int group, int warp, uint
   b.template wait<kBwdDkFull>(0, 0);
   ptx::tcgen05_fence_after();
   stage_rows(b, tmem + Plan::tmem_dk(), b.args.softmax_scale, Plan::kDkStagedOffset, row, column);
-  if constexpr (!Plan::kPair) {
+  if constexpr (Plan::kPair) {
+    __syncwarp();  // staged by all lanes
+  } else {
     ptx::tcgen05_fence_before();
-    b.template release<kBwdDkvEmpty>(0);
+    b.template release<kBwdDkvEmpty>(0);  // where the warp meets
   }
   store_rows(b, dk_rows(b), Plan::kDkStagedOffset, first_row, column);
 }
