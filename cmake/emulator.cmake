@@ -4,6 +4,7 @@ set(fa4_emulator_sources
   csrc/emulator/check/accesses.cpp
   csrc/emulator/check/barriers.cpp
   csrc/emulator/check/checker.cpp
+  csrc/emulator/check/lanes.cpp
   csrc/emulator/check/plan.cpp
   csrc/emulator/check/report.cpp
   csrc/emulator/check/shadow.cpp

@@ -85,6 +85,7 @@ WARP_ARRIVES = Idiom("ordering.cu", "warp_arrives", 32, 32)
 ONE_LANE_WAITS = Idiom("ordering.cu", "one_lane_waits", 32, 32, input_words=32)
 FLAG = Idiom("ordering.cu", "flag_follows_copy", 64, 32)
 NAMED = Idiom("ordering.cu", "named_barrier_hand_over", 32, 64)
+LANES = Idiom("ordering.cu", "lanes_hand_over", 96, 32)
 TURNS = Idiom("ordering.cu", "warps_take_turns", 64, 64, rounds=3)
 THREAD_COPIES = Idiom(
     "ordering.cu", "thread_copies_hand_over", 64, 64, input_words=256, shared_bytes=2048
@@ -233,6 +234,16 @@ def test_named_barrier(machine: Machine) -> None:
             "barrier 1: threads wait for a count of (64|96), this instruction gives (64|96)",
         ],
     )
+
+
+def test_lanes(machine: Machine) -> None:
+    says = (
+        r"warp 0, line .*, lane \d+, reads shared memory at 0x4.. that lane {}, line .*, writes: "
+        "no bar.warp.sync between them"
+    )
+    check(machine, LANES, [says.format(r"\d+"), says.format(r"\d+"), says.format(5)])
+    for step in (1, 2, 3):
+        launch(machine, LANES, step, check="deployed")
 
 
 def test_turns(machine: Machine) -> None:

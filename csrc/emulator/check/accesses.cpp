@@ -40,6 +40,7 @@ void Checker::touch(Cell& cell, Access& x, const Location& at) {
   } else if (!(cell.write == x.known_write)) {
     if (!cell.write.none() && !ordered(x, cell.write, true)) race(x, cell.write, true, at);
     x.known_write = cell.write;
+    x.unmet |= x.reads && !x.async && !x.tensor && unmet(*x.by, cell.write);
   }
   if (x.writes) {
     if (cell.readers != x.known_readers) {
@@ -121,6 +122,7 @@ void Checker::access(Warp& w, const Op& op, uint32_t lanes, uint32_t bytes, bool
     x.by->apart = true;
     x.alone = false;
   }
+  const uint32_t all = lanes;
   bool global = false;
   uint32_t begin = 0, end = 0;
   const auto flush = [&] {
@@ -145,6 +147,8 @@ void Checker::access(Warp& w, const Op& op, uint32_t lanes, uint32_t bytes, bool
     }
   }
   flush();
+  if (strict_ && writes) lanes_write(w, op, all, bytes);
+  if (strict_ && x.unmet) lanes_read(w, op, all, bytes);
   if (global) {
     if (writes) check_release(w, op);
     global_access(w, op);

@@ -51,6 +51,7 @@ void Checker::hear(Party& p, const Knowledge& from, bool alone) {
   (apart ? p.lane_seen : p.seen).join(from.seen);
   (apart ? p.lane_proxied : p.proxied).join(from.proxied);
   p.grids |= from.grids;
+  if (!alone) p.met = std::max(p.met, from.seen.at(p.index));
   if (!strict_) return p.tensor.join(from.tensor);
   p.tensor_heard.join(from.tensor);
   p.tensor_told.join(from.tensor);

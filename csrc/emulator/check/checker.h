@@ -2,8 +2,8 @@
 //
 // Instruction handlers tell it what happens; it finds accesses that nothing orders, by the rules of
 // the PTX memory model and not by what this schedule happened to do. It exists only while
-// Options::check is on. A lane that reads what another lane of its warp has written is outside of
-// it: a warp has one clock, of which a lane alone passes on less.
+// Options::check is on. A warp has one clock, of which a lane alone passes on less; which lane wrote
+// a word is kept beside it.
 #pragma once
 
 #include <array>
@@ -185,10 +185,12 @@ class Checker {
     bool grids = false;                   // the grids before this one are over
     bool apart = false;                   // several lanes had accesses since their last barrier,
     uint32_t together = 0;                // which was at this time
+    uint32_t met = 0;                     // accesses up to here all lanes have heard of from others
     uint32_t bulk_complete = 0;           // bulk copies that have also written
     std::vector<std::pair<uint32_t, uint32_t>> unfenced;  // mbarriers it initialised: CTA, offset
     // By barrier of the CTA: who arrived in the phase for which it arrived last and did not wait.
     std::array<std::shared_ptr<const Clock>, 16> unwaited;
+    std::vector<uint8_t> writers;  // by word of shared memory: the lane that wrote it last
   };
 
   struct Mbarrier {
@@ -240,6 +242,7 @@ class Checker {
     bool alone = false;          // one lane's
     bool tensor = false;         // tensor memory
     bool reads = true;           // a write that accumulates reads too
+    bool unmet = false;          // it reads what its own warp has written, see Checker::unmet
     bool unconditional = false;  // synchronous on tensor memory: needs no fence::after
     uint32_t shape = 0;          // of an MMA
     Epoch known_write;
@@ -289,6 +292,14 @@ class Checker {
   bool tensor_ordered(const Access& x, Epoch earlier, bool earlier_writes);
   void use(Cta& cta, Epoch epoch, const Warp& w, const Op& op);
   void compact_readers();
+
+  // ---- Lanes of a warp (lanes.cpp)
+  bool unmet(const Party& p, Epoch write) const;
+  uint8_t lane_of(uint32_t pc, uint32_t lane) const;
+  void lanes_write(Warp& w, const Op& op, uint32_t lanes, uint32_t bytes);
+  void lanes_read(Warp& w, const Op& op, uint32_t lanes, uint32_t bytes);
+  void lane_race(const Party& p, const Op& op, Epoch write, uint32_t offset, uint32_t lane);
+
   void synchronize(Warp& w, const Op& op, uint32_t lanes, bool acquires, bool releases);
 
   Mbarrier* find(Cta& cta, uint32_t offset);

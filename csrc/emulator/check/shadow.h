@@ -71,6 +71,10 @@ class SharedShadow {
       if (covered && writes) merge(cell);
     }
   }
+  const Cell& at(uint32_t offset) const {
+    const Cell& unit = units_[offset / kUnit];
+    return unit.words == 0 ? unit : words_[4 * (unit.words - 1) + offset % kUnit / kWord];
+  }
   size_t end() const { return units_.size() * kUnit; }
   std::vector<Cell>& units() { return units_; }
   std::vector<Cell>& words() { return words_; }

@@ -172,6 +172,27 @@ KERNEL named_barrier_hand_over(uint32_t* out, int without) {
   }
 }
 
+/// Lanes of a warp read what others of it wrote: behind a barrier of the warp, behind an mbarrier
+/// at which all of them arrive, and what one lane wrote for all.
+KERNEL lanes_hand_over(uint32_t* out, int without) {
+  const uint32_t met = ptx::shared_address(dynamic_shared);
+  uint32_t* const buffer = words_at(kBuffer);
+  const uint32_t lane = lane_index();
+  if (lane == 0) ptx::mbarrier_init(met, 32);
+  buffer[lane] = lane;
+  if (without != 1) __syncwarp();
+  out[lane] = buffer[31 - lane];
+  __syncwarp();
+  buffer[lane] = lane + 1;
+  ptx::mbarrier_arrive(met);
+  if (without != 2) ptx::mbarrier_wait(met, 0);
+  out[32 + lane] = buffer[31 - lane];
+  __syncwarp();
+  if (lane == 5) buffer[0] = 7;
+  if (without != 3) __syncwarp();
+  out[64 + lane] = buffer[0];
+}
+
 /// Two warps take turns and pass them on without waiting. The first turn is warp 0's.
 KERNEL warps_take_turns(uint32_t* out, int rounds, int without) {
   const uint32_t warp = warp_index();
