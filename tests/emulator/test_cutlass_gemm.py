@@ -156,6 +156,17 @@ def test_rounding(variant: Variant, schedule: str, accumulate: str) -> None:
     )
 
 
+def test_nothing_is_unordered(variant: Variant, request: pytest.FixtureRequest) -> None:
+    """As the happens-before checker sees it, by the rules for proven kernels; under 20 seeds with
+    --full."""
+    x = problem(variant, integers=True)
+    seeds = range(1, 21 if request.config.getoption("--full") else 2)
+    schedules = [{"policy": "random", "seed": seed, "order": "random"} for seed in seeds]
+    for schedule in ({"policy": "eager"}, {"policy": "lazy"}, *schedules):
+        d, _, _ = run(variant, x, check="deployed", **schedule)
+        torch.testing.assert_close(d, x.product.to(variant.output), rtol=0, atol=0)
+
+
 def test_tiles_by_cluster_launch_control(variant: Variant) -> None:
     """With one worker, the first cluster takes over all others by clusterlaunchcontrol.try_cancel.
     Kernels without that instruction start every cluster of the grid."""
