@@ -213,7 +213,7 @@ def test_flag_behind_a_copy(machine: Machine) -> None:
         "warp 0, line .*, releases a flag in global memory while a bulk copy of it may still write "
         "there: no cp.async.bulk.wait_group between them"
     )
-    check(machine, FLAG, [says])
+    check(machine, FLAG, [says, None])
     launch(machine, FLAG, 1, check="deployed")
 
 

@@ -388,7 +388,7 @@ void run_bulk_commit(Warp& w, const Op&) {
   for (uint32_t lanes = w.exec; lanes != 0; lanes &= lanes - 1) {
     CopyGroups& groups = w.bulk_groups[static_cast<uint32_t>(__builtin_ctz(lanes))];
     if (auto* const checker = w.cta->cluster->checker.get())
-      groups.open->number = checker->last_bulk_copy(w);
+      groups.number = groups.open->number = checker->last_bulk_copy(w);
     groups.committed.push_back(std::exchange(groups.open, std::make_shared<CopyGroup>()));
   }
 }
@@ -414,7 +414,10 @@ void run_bulk_wait(Warp& w, const Op& op) {
     CopyGroups& groups = w.bulk_groups[static_cast<uint32_t>(__builtin_ctz(lanes))];
     const auto keep = static_cast<size_t>(op.imm);
     const size_t waited = groups.committed.size() > keep ? groups.committed.size() - keep : 0;
-    const uint32_t number = waited == 0 ? 0 : groups.committed[waited - 1]->number;
+    // All groups: those too whose sources alone were waited for before, and that are done by now.
+    const uint32_t number = keep == 0     ? groups.number
+                            : waited == 0 ? 0
+                                          : groups.committed[waited - 1]->number;
     if (!groups_done(groups, keep, op.mode != 0)) return w.block();
     if (auto* const checker = w.cta->cluster->checker.get())
       checker->bulk_waited(w, number, op.mode != 0);

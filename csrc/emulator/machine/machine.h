@@ -66,7 +66,8 @@ struct CopyGroup {
 
 struct CopyGroups {
   std::shared_ptr<CopyGroup> open = std::make_shared<CopyGroup>();
-  std::deque<std::shared_ptr<CopyGroup>> committed;  // oldest first
+  std::deque<std::shared_ptr<CopyGroup>> committed;  // oldest first, without those that are done
+  uint32_t number = 0;  // of the last copy of the last one, by the checker's count
 };
 
 struct Warp {

@@ -117,11 +117,8 @@ KERNEL flag_follows_copy(uint32_t* out, int without) {
   if (threadIdx.x == 0) {
     ptx::bulk_store(out, ptx::shared_address(buffer), 128);
     ptx::bulk_commit_group();
-    if (without == 1) {
-      ptx::bulk_wait_group_read<0>();
-    } else {
-      ptx::bulk_wait_group<0>();
-    }
+    if (without != 0) ptx::bulk_wait_group_read<0>();
+    if (without != 1) ptx::bulk_wait_group<0>();  // also of a copy whose source has been read
     asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(out + 32) : "memory");
   }
 }
