@@ -94,6 +94,8 @@ struct BwdPrepareArgs {
 /// Dimensions of the tensor maps, innermost first:
 ///     q, dout   {head_dim, rows, query heads, batch}, boxes of block_m rows
 ///     k, v      {head_dim, rows, KV heads, batch}, boxes of block_n rows
+///     qt, kt    q and k once more, where a pair of CTAs reads their columns in narrower spans
+/// of a pair boxes of half of the rows, if its plan does not say otherwise.
 struct BwdArgs {
   TensorMap q, k, v, dout;
   KeyTiling tiling;
@@ -121,6 +123,8 @@ struct BwdArgs {
   Strides dk_stride, dv_stride;
   int32_t head_dim;
   int32_t head_dim_v;
+
+  TensorMap qt, kt;
 };
 
 struct BwdFinishArgs {

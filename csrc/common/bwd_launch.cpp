@@ -276,10 +276,14 @@ KeyTiling make_tiling(const BwdParams& p, const BwdPlanRow& plan) {
   return tiling;
 }
 
-/// A box has `rows` rows of one head.
+/// Rows of one head, as wide as a span.
+struct Box {
+  int rows;
+  Swizzle swizzle;
+};
+
 Status encode_map(const Call& call, const char* name, const Input& tensor, const Extents& extents,
-                  int64_t head_dim, int rows, TensorMap* map) {
-  const Swizzle swizzle = call.plan.swizzle;
+                  int64_t head_dim, Box box, TensorMap* map) {
   const Strides& s = tensor.stride;
   const driver::TensorMapSpec spec{
       .dtype = call.p.dtype,
@@ -287,8 +291,8 @@ Status encode_map(const Call& call, const char* name, const Input& tensor, const
       .rank = 4,
       .size = {head_dim, extents.rows, extents.heads, extents.batch},
       .stride = {1, s.row, s.head, s.batch},
-      .box = {static_cast<int>(TileLayout{8, swizzle}.span_columns()), rows, 1, 1},
-      .swizzle = swizzle,
+      .box = {static_cast<int>(TileLayout{8, box.swizzle}.span_columns()), box.rows, 1, 1},
+      .swizzle = box.swizzle,
       .l2_fetch = l2_fetch(head_dim)};
   return driver::encode_tensor_map(name, spec, call.context.device.ordinal, map);
 }
@@ -296,11 +300,20 @@ Status encode_map(const Call& call, const char* name, const Input& tensor, const
 Status encode_maps(const Call& call, BwdArgs* args) {
   const BwdParams& p = call.p;
   const Extents q = query_extents(p), k = key_extents(p);
-  const int m = call.plan.block_m / call.plan.ctas, n = call.plan.block_n / call.plan.ctas;
-  if (Status s = encode_map(call, "q", p.q, q, p.head_dim, m, &args->q); !s.ok()) return s;
-  if (Status s = encode_map(call, "k", p.k, k, p.head_dim, n, &args->k); !s.ok()) return s;
-  if (Status s = encode_map(call, "v", p.v, k, p.head_dim_v, n, &args->v); !s.ok()) return s;
-  return encode_map(call, "dout", p.dout, q, p.head_dim_v, m, &args->dout);
+  const BwdPlanRow& plan = call.plan;
+  const Box queries{plan.block_m / plan.ctas, plan.swizzle};
+  const Box keys{plan.block_n / plan.ctas, plan.swizzle};
+  const Box part{plan.q_rows != 0 ? plan.q_rows : queries.rows, plan.swizzle};
+  if (Status s = encode_map(call, "q", p.q, q, p.head_dim, part, &args->q); !s.ok()) return s;
+  if (Status s = encode_map(call, "k", p.k, k, p.head_dim, keys, &args->k); !s.ok()) return s;
+  if (Status s = encode_map(call, "v", p.v, k, p.head_dim_v, keys, &args->v); !s.ok()) return s;
+  if (Status s = encode_map(call, "dout", p.dout, q, p.head_dim_v, queries, &args->dout); !s.ok()) {
+    return s;
+  }
+  if (plan.across_swizzle == plan.swizzle) return {};
+  const Box qt{plan.block_m, plan.across_swizzle}, kt{keys.rows, plan.across_swizzle};
+  if (Status s = encode_map(call, "q", p.q, q, p.head_dim, qt, &args->qt); !s.ok()) return s;
+  return encode_map(call, "k", p.k, k, p.head_dim, kt, &args->kt);
 }
 
 /// Everything but the tensor maps.

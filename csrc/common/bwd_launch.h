@@ -28,6 +28,9 @@ struct BwdPlanRow {
   // CTAs that share a tile. A box of q and of dout has block_m rows, one of k and of v block_n, of a
   // pair half of them.
   int32_t ctas = 1;
+  int32_t q_rows = 0;  // of a box of q, if it has fewer
+  // Of qt and kt, if it differs: boxes of all block_m rows of q, and of k as above.
+  Swizzle across_swizzle = swizzle;
   double step_clocks = 0.0;  // predicted, where a kernel has several forms
 };
 

@@ -102,7 +102,9 @@ def gpu_forward_kernel(
     )
 
 
-def gpu_backward_kernel(arch: str, target: str, head_dim: int, dtype: str, ctas: int = 1) -> Kernel:
+def gpu_backward_kernel(
+    arch: str, target: str, head_dim: int, head_dim_v: int, dtype: str, ctas: int = 1
+) -> Kernel:
     form, argument = ("_pair", ", 2") if ctas == 2 else ("", "")
     config = f"fa4::{arch}::bwd_config(fa4::DType::k{DTYPE_NAMES[dtype]}, {head_dim}{argument})"
     return Kernel(
@@ -111,7 +113,7 @@ def gpu_backward_kernel(arch: str, target: str, head_dim: int, dtype: str, ctas:
         target=target,
         dtypes=(dtype,),
         head_dim=(8, head_dim),
-        head_dim_v=(8, head_dim),
+        head_dim_v=(8, head_dim_v),
         features=BACKWARD_FEATURES,
         header=f"csrc/{arch}/bwd/kernel.cuh",
         body=f"{arch}::bwd_body<{config}>(args)",
@@ -121,8 +123,10 @@ def gpu_backward_kernel(arch: str, target: str, head_dim: int, dtype: str, ctas:
     )
 
 
-def backward_parts(arch: str, target: str, head_dim: int, layout: str) -> list[Kernel]:
-    """What runs around the main kernels of a target, for head dims up to `head_dim`.
+def backward_parts(
+    arch: str, target: str, head_dim: int, head_dim_v: int, layout: str
+) -> list[Kernel]:
+    """What runs around the main kernels of a target, for head dims up to these.
 
     layout: of the accumulator of dq, a struct of core/dq_layout.h.
     """
@@ -137,7 +141,7 @@ def backward_parts(arch: str, target: str, head_dim: int, layout: str) -> list[K
             target=target,
             dtypes=dtypes,
             head_dim=(8, head_dim),
-            head_dim_v=(8, head_dim),
+            head_dim_v=(8, head_dim_v),
             header=f"csrc/common/{op}.cuh",
             body=body,
             args=f"fa4::Bwd{name.capitalize()}Args",
@@ -158,8 +162,8 @@ def backward_parts(arch: str, target: str, head_dim: int, layout: str) -> list[K
 SM90_HEAD_DIMS = ((64, 64), (128, 128))
 SM100_HEAD_DIMS = ((64, 64), (96, 96), (128, 128), (192, 128))
 SM100_PAIR_HEAD_DIMS = ((128, 128), (192, 128))
-SM100_BACKWARD_HEAD_DIMS = (64, 96, 128)
-SM100_BACKWARD_PAIR_HEAD_DIMS = (128,)
+SM100_BACKWARD_HEAD_DIMS = ((64, 64), (96, 96), (128, 128))
+SM100_BACKWARD_PAIR_HEAD_DIMS = ((128, 128), (192, 128))
 
 FORWARD_FEATURES = tuple(name for name in FEATURES if name not in ("dlse", "deterministic"))
 BACKWARD_FEATURES = tuple(name for name in FEATURES if name not in ("paged", "splits"))
@@ -184,22 +188,22 @@ KERNELS: tuple[Kernel, ...] = (
         for dtype in HALF_DTYPES
     ),
     *(
-        gpu_backward_kernel("sm90", "sm90a", head_dim, dtype)
-        for head_dim, _ in SM90_HEAD_DIMS
+        gpu_backward_kernel("sm90", "sm90a", *dims, dtype)
+        for dims in SM90_HEAD_DIMS
         for dtype in HALF_DTYPES
     ),
-    *backward_parts("sm90", "sm90a", 128, "DqLayoutSm90"),
+    *backward_parts("sm90", "sm90a", 128, 128, "DqLayoutSm90"),
     *(
-        gpu_backward_kernel("sm100", "sm100f", head_dim, dtype)
-        for head_dim in SM100_BACKWARD_HEAD_DIMS
+        gpu_backward_kernel("sm100", "sm100f", *dims, dtype)
+        for dims in SM100_BACKWARD_HEAD_DIMS
         for dtype in HALF_DTYPES
     ),
     *(
-        gpu_backward_kernel("sm100", "sm100f", head_dim, dtype, ctas=2)
-        for head_dim in SM100_BACKWARD_PAIR_HEAD_DIMS
+        gpu_backward_kernel("sm100", "sm100f", *dims, dtype, ctas=2)
+        for dims in SM100_BACKWARD_PAIR_HEAD_DIMS
         for dtype in HALF_DTYPES
     ),
-    *backward_parts("sm100", "sm100f", 128, "DqLayoutSm100"),
+    *backward_parts("sm100", "sm100f", 192, 128, "DqLayoutSm100"),
     *(combine_kernel("sm90", "sm90a", dtype) for dtype in DTYPES),
     *(combine_kernel("sm100", "sm100f", dtype) for dtype in DTYPES),
 )

@@ -129,6 +129,7 @@ constexpr PlanRow kPlans[] = {
     bwd_sm100<DType::kBFloat16, 96>(),     bwd_sm100<DType::kFloat16, 96>(),
     bwd_sm100<DType::kBFloat16, 128>(),    bwd_sm100<DType::kFloat16, 128>(),
     bwd_sm100<DType::kBFloat16, 128, 2>(), bwd_sm100<DType::kFloat16, 128, 2>(),
+    bwd_sm100<DType::kBFloat16, 192, 2>(), bwd_sm100<DType::kFloat16, 192, 2>(),
 };
 
 const PlanRow* find_plan(const KernelRow& kernel) {

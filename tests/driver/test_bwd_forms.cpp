@@ -26,14 +26,14 @@ const KernelRow& kernel_for(const BwdParams& p, int ctas = 0) {
   return *kernel;
 }
 
-BwdParams call(int64_t head_dim, int64_t seqlen_k = 1000) {
+BwdParams call(int64_t head_dim, int64_t seqlen_k = 1000, int64_t head_dim_v = 0) {
   return dense({.batch = 2,
                 .seqlen_q = 500,
                 .seqlen_k = seqlen_k,
                 .heads_q = 4,
                 .heads_k = 2,
                 .head_dim = head_dim,
-                .head_dim_v = head_dim});
+                .head_dim_v = head_dim_v != 0 ? head_dim_v : head_dim});
 }
 
 int64_t bytes_of(const BwdParams& p, int ctas) {
@@ -117,6 +117,51 @@ TEST(BwdForms, ClocksAreThoseOfTheDocument) {
   p.heads_q = 2;
   EXPECT_DOUBLE_EQ(gpu::clocks(kernel_for(p, 1), p, kB200), 2 * 4 * 3848.0);
   EXPECT_DOUBLE_EQ(gpu::clocks(kernel_for(p, 2), p, kB200), 2 * 4 * 3080.0 * 1.1);
+}
+
+/// Where a pair is the only form, every call takes it.
+TEST(BwdForms, WideHeadsHavePairsAlone) {
+  for (int ctas : {0, 1, 2}) {
+    for (const auto& [head_dim, head_dim_v] : {std::pair{192, 128}, {136, 8}, {160, 40}}) {
+      const BwdParams p = call(head_dim, 1000, head_dim_v);
+      EXPECT_STREQ(kernel_for(p, ctas).name, "fa4_bwd_sm100_hd192_pair_bf16");
+    }
+  }
+  EXPECT_STREQ(kernel_for(call(128, 1000, 64)).name, "fa4_bwd_sm100_hd128_bf16");
+  for (const auto& [head_dim, head_dim_v] : {std::pair{192, 136}, {200, 128}, {128, 192}}) {
+    const KernelRow* kernel = nullptr;
+    const Request request = request_of(call(head_dim, 1000, head_dim_v));
+    EXPECT_EQ(select_kernel(request, kB200, &kernel).code, Code::kUnsupported);
+  }
+}
+
+/// Q in parts of 32 rows, whose order is that of the scores; the columns of Q and K that a CTA reads
+/// across their rows, 96, in spans of 32.
+TEST(BwdForms, WideHeadsHaveMapsOfTheirOwn) {
+  BwdDriver fake;
+  const BwdParams p = call(192, 1000, 128);
+  Context context;
+  context.device = {Device::kCuda, 1};
+  const Status status = sm100::launch_bwd(kernel_for(p), p, context);
+  ASSERT_TRUE(status.ok()) << status.message;
+  ASSERT_EQ(launched.size(), 3u);
+  const BwdArgs args = launched[1].as<BwdArgs>();
+  EXPECT_EQ(state.maps.size(), 6u);
+  const auto expect = [](const TensorMap& map, std::vector<uint32_t> box,
+                         CUtensorMapSwizzle swizzle) {
+    EXPECT_EQ(encoded(map).box, box);
+    EXPECT_EQ(encoded(map).swizzle, swizzle);
+  };
+  expect(args.q, {64, 32, 1, 1}, CU_TENSOR_MAP_SWIZZLE_128B);
+  expect(args.k, {64, 128, 1, 1}, CU_TENSOR_MAP_SWIZZLE_128B);
+  expect(args.v, {64, 128, 1, 1}, CU_TENSOR_MAP_SWIZZLE_128B);
+  expect(args.dout, {64, 64, 1, 1}, CU_TENSOR_MAP_SWIZZLE_128B);
+  expect(args.qt, {32, 128, 1, 1}, CU_TENSOR_MAP_SWIZZLE_64B);
+  expect(args.kt, {32, 128, 1, 1}, CU_TENSOR_MAP_SWIZZLE_64B);
+  EXPECT_EQ(launched[0].as<BwdPrepareArgs>().acc_columns, 192);
+  EXPECT_EQ(launched[0].as<BwdPrepareArgs>().head_dim_v, 128);
+  EXPECT_EQ(launched[2].as<BwdFinishArgs>().acc_columns, 192);
+  EXPECT_EQ(launched[1].config.gridDimX, 2u * 2 * 2 * 4);
 }
 
 /// A tile of 256 keys for two CTAs; boxes for one of them.

@@ -30,7 +30,7 @@ struct BwdBlock {
   FA4_D uint32_t v() const { return address + Plan::kVOffset; }
   FA4_D uint32_t q_offset(int stage) const { return Plan::kQOffset + stage * Plan::kQueryBytes; }
   FA4_D uint32_t dout_offset(int stage) const {
-    return Plan::kDoutOffset + stage * Plan::kQueryBytes;
+    return Plan::kDoutOffset + stage * Plan::kDoutBytes;
   }
   FA4_D uint32_t q(int stage) const { return address + q_offset(stage); }
   FA4_D uint32_t dout(int stage) const { return address + dout_offset(stage); }
@@ -62,8 +62,9 @@ struct BwdBlock {
   FA4_D int head_blocks() const { return static_cast<int>(args.acc_rows / Plan::kBlockM); }
 
   // Rows that do not count may hold anything, NaN included. Their weights are 0, but 0 times NaN is
-  // not: they are cleared before a product reads them. Queries that lie behind the sequence's last,
-  // or see no key, the first ones where there are more queries than keys; keys behind the last.
+  // not: they are cleared before a product reads them that is not masked. Queries that lie behind
+  // the sequence's last, or see no key, the first ones where there are more queries than keys; keys
+  // behind the last.
   FA4_D int blind_queries() const { return 1 - tile.last_shift; }
   FA4_D int queries_that_count() const {
     return args.clear_query_tail ? tile.q_length : tile.blocks.last * Plan::kBlockM;

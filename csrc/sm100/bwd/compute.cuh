@@ -100,13 +100,15 @@ struct BwdCompute {
     clear_rows<kColumns>(offset, layout, clamp_to(b.tile.k_length - first, 0, kRows), kRows);
   }
   /// Q or dO of a block, what this CTA has of it.
+  template <int kColumns>
   FA4_D void clear_own_queries(uint32_t offset, int block) {
     const int first = block * Plan::kBlockM + static_cast<int>(b.rank()) * Plan::kOwnRows;
-    clear_queries<Plan::kOwnRows, Plan::kHeadDim>(offset, Plan::query_layout(), first);
+    clear_queries<Plan::kOwnRows, kColumns>(offset, Plan::query_layout(), first);
   }
   /// K or V.
+  template <int kColumns>
   FA4_D void clear_own_keys(uint32_t offset) {
-    clear_keys<Plan::kBlockN, Plan::kHeadDim>(offset, Plan::key_layout(), b.first_key());
+    clear_keys<Plan::kBlockN, kColumns>(offset, Plan::key_layout(), b.first_key());
   }
   FA4_D bool cleans(uint32_t step, int block) const {
     return (step == 0 && b.ragged_keys()) || !b.clean_blocks().contains(block);
@@ -124,8 +126,8 @@ struct BwdCompute {
     } else {
       b.template wait<kBwdQFull>(q_stage(step), step / Plan::kQStages % 2);
     }
-    clear_own_queries(b.q_offset(q_stage(step)), block);
-    if (step == 0) clear_own_keys(Plan::kKOffset);
+    clear_own_queries<Plan::kHeadDim>(b.q_offset(q_stage(step)), block);
+    if (step == 0) clear_own_keys<Plan::kHeadDim>(Plan::kKOffset);
     ptx::fence_proxy_async();  // products read what these stores wrote
     b.template release<Plan::kPair ? kBwdClean : kBwdQClean>(0);
   }
@@ -134,17 +136,17 @@ struct BwdCompute {
     if (!cleans(step, block)) return;
     if constexpr (Plan::kPair) {
       wait_landed();
-      clear_queries<Plan::kBlockM, Plan::kOwnColumns>(Plan::kDouttOffset, Plan::qt_layout(),
-                                                      block * Plan::kBlockM);
+      clear_queries<Plan::kBlockM, Plan::kOwnValueColumns>(Plan::kDouttOffset, Plan::doutt_layout(),
+                                                           block * Plan::kBlockM);
     } else {
       b.template wait<kBwdDoutFull>(dout_stage(step), step / Plan::kDoutStages % 2);
     }
-    clear_own_queries(b.dout_offset(dout_stage(step)), block);
-    if (step == 0) clear_own_keys(Plan::kVOffset);
+    clear_own_queries<Plan::kHeadDimV>(b.dout_offset(dout_stage(step)), block);
+    if (step == 0) clear_own_keys<Plan::kHeadDimV>(Plan::kVOffset);
     ptx::fence_proxy_async();
     b.template release<Plan::kPair ? kBwdClean : kBwdDoutClean>(0);
   }
-  /// Of a pair: half of the columns of the same queries, and of the keys of both CTAs.
+  /// Of a pair: half of the columns of the queries, and of the keys of both CTAs.
   FA4_D void clean_qt(uint32_t step, int block) {
     if (!cleans(step, block)) return;
     wait_landed();
@@ -164,12 +166,14 @@ struct BwdCompute {
     b.template wait<kStats>(stat_stage(step), step / Plan::kStatStages % 2);  // lse2 and delta
     b.template wait<kBwdSFull>(0, step % 2);
     ptx::tcgen05_fence_after();
-    const uint32_t from = tmem + Plan::tmem_scores(Plan::tmem_s(), group);
 #pragma unroll
-    for (int column = 0; column < kN; column += 32) ptx::tcgen05_ld_x32(s + column, from + column);
+    for (int query = 0; query < kN; query += 32) {
+      ptx::tcgen05_ld_x32(s + query, tmem + Plan::tmem_s(group, query));
+    }
     ptx::tcgen05_wait_ld();
     ptx::hold(s);
-    if (Plan::kPair && step > 0) {  // dQ of the step before may come to lie here
+    // dQ of the step before may come to lie here; serial: dP of this one.
+    if (Plan::kPair && (Plan::kSerial || step > 0)) {
       ptx::tcgen05_fence_before();
       b.template release<kBwdSRead>(0);
     }
@@ -248,13 +252,12 @@ struct BwdCompute {
   FA4_D void differentiate() {
     b.template wait<kBwdDpFull>(0, step % 2);
     // Where it lies in shared memory, of this CTA and of the other one, dQ has read the last.
-    if (Plan::kPair && step > 0) b.template wait<kBwdDqFull>(0, (step - 1) % 2);
+    if (Plan::kAhead && step > 0) b.template wait<kBwdDqFull>(0, (step - 1) % 2);
     ptx::tcgen05_fence_after();
     const uint32_t lse2 = b.lse2(stat_stage(step)) + 4 * kN * group;
     const uint32_t delta = b.delta(stat_stage(step)) + 4 * kN * group;
-    const uint32_t at = tmem + Plan::tmem_scores(Plan::tmem_dp(), group);
-    static_assert(Plan::tmem_ds(1) == Plan::tmem_scores(Plan::tmem_dp(), 1),
-                  "stored as it is read");
+    const uint32_t at = tmem + Plan::tmem_dp(group);
+    static_assert(Plan::tmem_ds(1) == Plan::tmem_dp(1), "stored as it is read");
     constexpr int kStep = 16;  // columns at a time: the next are read meanwhile
     float dp[2][kStep];
     ptx::tcgen05_ld_x16(dp[0], at);
@@ -309,6 +312,8 @@ struct BwdCompute {
 
   template <bool kCapped>
   FA4_D void steps();
+  template <bool kCapped>
+  FA4_D void serial_steps();
   FA4_D void run();
 };
 
@@ -333,14 +338,34 @@ FA4_D void BwdCompute<kConfig>::steps() {
   }
 }
 
+/// Rows of a step are cleaned in it: no product of the next one begins before its last. Q and K are
+/// read for scores alone, and those of rows that do not count are masked: NaN may stay in them.
+template <BwdConfig kConfig>
+template <bool kCapped>
+FA4_D void BwdCompute<kConfig>::serial_steps() {
+#pragma unroll 1
+  for (int left = b.steps(); left > 0; --left) {
+    const bool plain = is_plain(block);
+    load_scores();
+    if (!plain) clean_dout(step, block);
+    if (kCapped) cap_scores<kN>(s, b.args.score_scale);
+    if (!plain) mask();
+    weigh<kCapped>();
+    differentiate<kCapped>();
+    if (!plain) clean_qt(step, block);
+    ++step;
+    block = next_block();
+  }
+}
+
 template <BwdConfig kConfig>
 FA4_D void BwdCompute<kConfig>::run() {
-  clean_q(0, block);
-  clean_dout(0, block);
-  if (b.args.softcap) {
-    steps<true>();
+  if constexpr (Plan::kSerial) {
+    b.args.softcap ? serial_steps<true>() : serial_steps<false>();
   } else {
-    steps<false>();
+    clean_q(0, block);
+    clean_dout(0, block);
+    b.args.softcap ? steps<true>() : steps<false>();
   }
   store_gradients(b, group, warp, tmem);
 }

@@ -18,6 +18,8 @@
 #include "csrc/sm100/bwd/pair_load.cuh"
 #include "csrc/sm100/bwd/pair_mma.cuh"
 #include "csrc/sm100/bwd/reduce.cuh"
+#include "csrc/sm100/bwd/serial_load.cuh"
+#include "csrc/sm100/bwd/serial_mma.cuh"
 #include "csrc/sm100/bwd/store.cuh"
 #include "flash_attn4/device/ptx/cluster.cuh"
 #include "flash_attn4/device/ptx/griddepcontrol.cuh"
@@ -49,8 +51,20 @@ template <BwdConfig kConfig>
 FA4_D void single_roles(const BwdBlock<kConfig>& block, int warp) {
   using Plan = BwdPlan<kConfig>;
   if constexpr (Plan::kPair) {
-    if (warp == Plan::kMmaWarp && block.rank() == 0 && ptx::elect_sync()) role_pair_mma(block);
-    if (warp == Plan::kLoadWarp && ptx::elect_sync()) role_pair_load(block);
+    if (warp == Plan::kMmaWarp && block.rank() == 0 && ptx::elect_sync()) {
+      if constexpr (Plan::kSerial) {
+        role_serial_mma(block);
+      } else {
+        role_pair_mma(block);
+      }
+    }
+    if (warp == Plan::kLoadWarp && ptx::elect_sync()) {
+      if constexpr (Plan::kSerial) {
+        role_serial_load(block);
+      } else {
+        role_pair_load(block);
+      }
+    }
     if (warp == Plan::kRelayWarp && ptx::elect_sync()) role_relay(block);
   } else {
     if (warp == Plan::kMmaWarp) {
@@ -77,6 +91,10 @@ FA4_D void bwd_body(const BwdArgs& args) {
     init_barriers<Plan>(block.address + Plan::kBarOffset);
     for (const TensorMap* map : {&args.q, &args.k, &args.v, &args.dout}) {
       ptx::prefetch_tensor_map(map);
+    }
+    if constexpr (Plan::kAcrossSwizzle != Plan::kSwizzle) {
+      ptx::prefetch_tensor_map(&args.qt);
+      ptx::prefetch_tensor_map(&args.kt);
     }
   }
   // What comes before touches no memory of others. Every role reads or writes some from here on.

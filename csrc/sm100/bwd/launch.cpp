@@ -18,10 +18,11 @@ constexpr int64_t kL2Budget = int64_t{32} << 20;
 /// everything that passes through shared memory.
 template <class Plan>
 constexpr double step_clocks() {
-  // In units of 128 columns and 16 of the inner dimension: S, dP and dQ; dV and dK.
-  constexpr int kColumns = 128 / 16 * Plan::kHeadDim / 128;
-  const double products = 3 * kColumns * kSharedProductClocks[Plan::kCtas - 1] +
-                          2 * kColumns * kTmemProductClocks[Plan::kCtas - 1];
+  // Of 128 columns and 16 of the inner dimension: S, dP and dQ; dV and dK.
+  constexpr int kSharedProducts = (2 * Plan::kHeadDim + Plan::kHeadDimV) / 16;
+  constexpr int kTmemProducts = (Plan::kHeadDim + Plan::kHeadDimV) / 16;
+  const double products = kSharedProducts * kSharedProductClocks[Plan::kCtas - 1] +
+                          kTmemProducts * kTmemProductClocks[Plan::kCtas - 1];
   const double shared = (Plan::kOperandBytes + Plan::kStoreBytes + Plan::kReduceBytes +
                          2 * Plan::kSentBytes + Plan::kCopyBytes) /
                         kSharedBytesPerClock;
@@ -33,7 +34,7 @@ constexpr BwdPlanRow plan_row() {
   using Plan = BwdPlan<bwd_config(kDType, kHeadDim, kCtas)>;
   return {.dtype = kDType,
           .head_dim = kHeadDim,
-          .head_dim_v = kHeadDim,
+          .head_dim_v = Plan::kHeadDimV,
           .block_m = Plan::kBlockM,
           .block_n = Plan::kTileKeys,
           .acc_columns = Plan::kHeadDim,
@@ -44,6 +45,8 @@ constexpr BwdPlanRow plan_row() {
           .lse2_sign = -1.0f,
           .swizzle = Plan::kSwizzle,
           .ctas = Plan::kCtas,
+          .q_rows = Plan::kQRows,
+          .across_swizzle = Plan::kAcrossSwizzle,
           .step_clocks = step_clocks<Plan>()};
 }
 
@@ -52,6 +55,7 @@ constexpr BwdPlanRow kPlans[] = {
     plan_row<DType::kBFloat16, 96>(),     plan_row<DType::kFloat16, 96>(),
     plan_row<DType::kBFloat16, 128>(),    plan_row<DType::kFloat16, 128>(),
     plan_row<DType::kBFloat16, 128, 2>(), plan_row<DType::kFloat16, 128, 2>(),
+    plan_row<DType::kBFloat16, 192, 2>(), plan_row<DType::kFloat16, 192, 2>(),
 };
 static_assert(fits_launch(kPlans));
 

@@ -22,7 +22,8 @@ FA4_D void load_tile(uint32_t to, const TensorMap* map, uint32_t bar, int row, i
 template <BwdConfig kConfig>
 FA4_D void role_load(const BwdBlock<kConfig>& b) {
   using Plan = BwdPlan<kConfig>;
-  static_assert(Plan::kBlockM == Plan::kBlockN, "load_tile is for both");
+  static_assert(Plan::kBlockM == Plan::kBlockN && Plan::kHeadDim == Plan::kHeadDimV,
+                "load_tile is for all");
   const KeyTile& tile = b.tile;
   const int key_row = tile.k_row + tile.first_key;
   Ring<Plan::kQStages> q_ring(kWriter);
@@ -43,7 +44,7 @@ FA4_D void role_load(const BwdBlock<kConfig>& b) {
 
     b.template wait<kBwdDoutEmpty>(dout_ring.stage, dout_ring.parity);
     const uint32_t dout_bar = b.template bar<kBwdDoutFull>(dout_ring.stage);
-    ptx::mbarrier_arrive_expect_tx(dout_bar, Plan::kQueryBytes + key_bytes);
+    ptx::mbarrier_arrive_expect_tx(dout_bar, Plan::kDoutBytes + key_bytes);
     if (key_bytes > 0) {
       load_tile<Plan>(b.v(), &b.args.v, dout_bar, key_row, tile.kv_head, tile.batch);
     }

@@ -15,8 +15,10 @@ FA4_D void add_key_product(uint32_t tmem, uint32_t d, uint32_t queries, bool acc
   for (int group = 0; group < Plan::kGroups; ++group) {
     const int first = group * kSteps;
     const uint32_t a = kWeights ? Plan::tmem_p(group) : Plan::tmem_ds(group);
-    umma_ab<Plan::kCtas>(tmem + d, tmem + a - 8 * first, queries, Plan::qt_layout(),
-                         Plan::key_product(), 0, first, first + kSteps, accumulate);
+    const TileLayout layout = kWeights ? Plan::doutt_layout() : Plan::qt_layout();
+    const uint32_t product = kWeights ? Plan::value_product() : Plan::key_product();
+    umma_ab<Plan::kCtas>(tmem + d, tmem + a - 8 * first, queries, layout, product, 0, first,
+                         first + kSteps, accumulate);
   }
 }
 
@@ -54,8 +56,8 @@ struct BwdIssuer {
       b.template wait<kBwdDoutClean>(0, clean_parity);
       clean_parity ^= 1;
     }
-    umma_abt<Plan::kHeadDim>(tmem + Plan::tmem_dp(), b.v(), Plan::key_layout(),
-                             b.dout(dout_ring.stage), Plan::query_layout(), Plan::score_product());
+    umma_abt<Plan::kHeadDimV>(tmem + Plan::tmem_dp(), b.v(), Plan::key_layout(),
+                              b.dout(dout_ring.stage), Plan::query_layout(), Plan::score_product());
     ptx::tcgen05_commit(b.template bar<kBwdDpFull>(0));
   }
 

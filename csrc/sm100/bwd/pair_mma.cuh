@@ -1,5 +1,6 @@
 // SM100 backward of a CTA pair: the mma role of the leader, which issues every product of both, and
-// the relay role, which tells it that dS has crossed.
+// the relay role, which tells it that dS has crossed. serial_mma.cuh has the order for head dims
+// whose steps are serial.
 #pragma once
 
 #include "csrc/sm100/bwd/block.cuh"
@@ -52,8 +53,8 @@ struct BwdPairIssuer {
       b.template wait<kBwdDouttFull>(0, p_parity);
       clean();
     }
-    umma_abt<Plan::kHeadDim, 2>(tmem + Plan::tmem_dp(), b.v(), Plan::key_layout(), b.dout(0),
-                                Plan::query_layout(), Plan::score_product());
+    umma_abt<Plan::kHeadDimV, 2>(tmem + Plan::tmem_dp(), b.v(), Plan::key_layout(), b.dout(0),
+                                 Plan::query_layout(), Plan::score_product());
     b.template commit<kBwdDpFull>(0);
     b.template commit<kBwdDoutEmpty>(0);
   }

@@ -62,6 +62,10 @@ struct BwdReduce {
         ptx::bulk_commit_group();
       }
     }
+    if (Plan::kSerial && sends) {  // doutt of the next step comes to lie here
+      ptx::bulk_wait_group_read<0>();
+      b.template arrive<kBwdDqSent>(0);
+    }
   }
 
   /// Of the accumulator of a block of queries, the float with which this warp's part begins. Of a
@@ -122,11 +126,12 @@ FA4_D void reduce_steps(BwdReduce<kConfig>& reduce) {
     }
     parity ^= 1;
   }
-  if (reduce.sends) ptx::bulk_wait_group_read<0>();  // shared memory lasts as long as the block
+  // Shared memory lasts as long as the block.
+  if (!Plan::kSerial && reduce.sends) ptx::bulk_wait_group_read<0>();
 }
 
 /// A warpgroup.
-/// Waits: dq_full.  Signals: dq_empty.
+/// Waits: dq_full.  Signals: dq_empty, serial: dq_sent.
 template <BwdConfig kConfig>
 FA4_D void role_reduce(const BwdBlock<kConfig>& b, int warp) {
   BwdReduce<kConfig> reduce(b, warp);

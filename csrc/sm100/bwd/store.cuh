@@ -25,15 +25,15 @@ FA4_D GradientRows dv_rows(const BwdBlock<kConfig>& b) {
   return {b.args.dv, b.args.dv_stride, b.args.head_dim_v};
 }
 
-/// Half of the columns of this warp's 32 keys, from tensor memory at `from`, scaled and rounded, to
+/// Half of the kColumns columns of this warp's 32 keys, from tensor memory at `from`, scaled and rounded, to
 /// the tile at `offset` in shared memory.
-template <BwdConfig kConfig>
+template <int kColumns, BwdConfig kConfig>
 FA4_D void stage_rows(const BwdBlock<kConfig>& b, uint32_t from, float scale, uint32_t offset,
                       int row, int first_column) {
   using Plan = BwdPlan<kConfig>;
   constexpr int kStep = 16;
 #pragma unroll 1
-  for (int column = first_column; column < first_column + Plan::kHeadDim / 2; column += kStep) {
+  for (int column = first_column; column < first_column + kColumns / 2; column += kStep) {
     float x[kStep];
     ptx::tcgen05_ld_x16(x, from + column);
     ptx::tcgen05_wait_ld();
@@ -53,11 +53,11 @@ FA4_D void stage_rows(const BwdBlock<kConfig>& b, uint32_t from, float scale, ui
 
 /// The same rows and columns from shared to global memory, 16 bytes per lane. Rows that do not
 /// count are 0. By a whole warp, which has staged them.
-template <BwdConfig kConfig>
+template <int kColumns, BwdConfig kConfig>
 FA4_D void store_rows(const BwdBlock<kConfig>& b, const GradientRows& to, uint32_t offset,
                       int first_row, int first_column) {
   using Plan = BwdPlan<kConfig>;
-  constexpr int kUnits = Plan::kHeadDim / 2 / 8;
+  constexpr int kUnits = kColumns / 2 / 8;
   const int64_t base = b.tile.batch * to.stride.batch + b.tile.kv_head * to.stride.head;
 #pragma unroll 1
   for (int i = lane_index(); i < 32 * kUnits; i += 32) {
@@ -77,24 +77,25 @@ template <BwdConfig kConfig>
 FA4_D void store_gradients(const BwdBlock<kConfig>& b, int group, int warp, uint32_t tmem) {
   using Plan = BwdPlan<kConfig>;
   const int first_row = 32 * warp, row = first_row + lane_index();
-  const int column = group * (Plan::kHeadDim / 2);
+  constexpr int kD = Plan::kHeadDim, kDv = Plan::kHeadDimV;
   // Staged over dout and q, which all products have read that the commits cover; of a pair over v
   // and k.
   b.template wait<kBwdDvFull>(0, 0);
   ptx::tcgen05_fence_after();
-  stage_rows(b, tmem + Plan::tmem_dv(), 1.0f, Plan::kDvStagedOffset, row, column);
+  stage_rows<kDv>(b, tmem + Plan::tmem_dv(), 1.0f, Plan::kDvStagedOffset, row, group * (kDv / 2));
   __syncwarp();  // staged by all lanes
-  store_rows(b, dv_rows(b), Plan::kDvStagedOffset, first_row, column);
+  store_rows<kDv>(b, dv_rows(b), Plan::kDvStagedOffset, first_row, group * (kDv / 2));
   b.template wait<kBwdDkFull>(0, 0);
   ptx::tcgen05_fence_after();
-  stage_rows(b, tmem + Plan::tmem_dk(), b.args.softmax_scale, Plan::kDkStagedOffset, row, column);
+  stage_rows<kD>(b, tmem + Plan::tmem_dk(), b.args.softmax_scale, Plan::kDkStagedOffset, row,
+                 group * (kD / 2));
   if constexpr (Plan::kPair) {
     __syncwarp();  // staged by all lanes
   } else {
     ptx::tcgen05_fence_before();
     b.template release<kBwdDkvEmpty>(0);  // where the warp meets
   }
-  store_rows(b, dk_rows(b), Plan::kDkStagedOffset, first_row, column);
+  store_rows<kD>(b, dk_rows(b), Plan::kDkStagedOffset, first_row, group * (kD / 2));
 }
 
 /// A tile whose keys no query sees. By all threads of the block.
