@@ -18,7 +18,10 @@ from fwd_mutations import Site, ctas_of
 from fwd_schedules import Call, Options, random_schedule
 from machines import ROOT
 
-PARTS = ("compute", "kernel", "load", "mma", "pair_load", "pair_mma", "reduce", "store")
+PARTS = (
+    *("compute", "kernel", "load", "mma", "pair_load", "pair_mma", "reduce", "serial_load"),
+    *("serial_mma", "store"),
+)
 FILES = [f"csrc/sm100/bwd/{part}.cuh" for part in PARTS]
 STATEMENTS = re.compile(
     r"\bb\.template (?:wait|arrive|release|commit|announce)<[^;]*?>\([^;]*\);"

@@ -9,14 +9,16 @@ import re
 from dataclasses import replace
 
 import bwd_mutations
+import bwd_pair_calls
 import bwd_schedules
 import fwd_schedules
 import fwd_variants
 import pytest
 import torch
+from bwd_pair_calls import HD128
 from cases import Case
 from fwd_mutations import Site
-from fwd_schedules import Call, Options, Packed, emulator, problem, random_schedule
+from fwd_schedules import Call, Options, emulator, problem, random_schedule
 from test_fwd_sm100_pair import Hazard
 
 from flash_attn4 import _C
@@ -26,41 +28,13 @@ pytestmark = pytest.mark.cpu_only("switches the emulator on itself")
 PLANS = emulator.kernel_plans()
 KERNEL = "fa4_bwd_sm100_hd128_pair_bf16"
 
-ONE = {"batch": 1, "heads_q": 1, "heads_k": 1, "head_dim": 128, "head_dim_v": 128}
-HD128 = {"head_dim": 128, "head_dim_v": 128}
-KV1 = {"heads_k": 1, **HD128}
-
-# 1, 2, 3 and many blocks of 128 queries for a tile of 256 keys: every way through the pipeline, in
-# which dQ of a step comes behind products of the next one. Tiles in one and several pairs; keys for
-# the second CTA: all, some, none.
-BLOCKS: list[Call] = [
-    Case(seqlen_q=128, seqlen_k=256, **ONE),
-    Case(seqlen_q=256, seqlen_k=128, dtype="float16", **ONE),
-    Case(seqlen_q=300, seqlen_k=130, **ONE),
-    Case(seqlen_q=1150, seqlen_k=520, dtype="float16", **ONE),
-]
-MASKS: list[Call] = [
-    Case(batch=1, seqlen_q=300, seqlen_k=420, causal=True, heads_q=4, heads_k=2, **HD128),
-    Case(batch=1, seqlen_q=420, seqlen_k=300, causal=True, **HD128),
-    Case(batch=1, seqlen_q=500, seqlen_k=700, window=(130, 40), dtype="float16", **HD128),
-    Case(batch=1, seqlen_q=270, seqlen_k=400, window=(90, -1), **HD128),
-    Case(batch=1, seqlen_q=30, seqlen_k=900, window=(5, 0), **HD128),
-]
-FEATURES: list[Call] = [
-    Case(seqlen_q=200, seqlen_k=333, window=(70, 20), softcap=4.0, sink="float32", **HD128),
-    Case(seqlen_q=260, seqlen_k=130, causal=True, seqused=True, dtype="float16", **HD128),
-    Case(seqlen_q=130, seqlen_k=390, data="one_hot", causal=True, heads_q=2, **HD128),
-    Case(seqlen_q=150, seqlen_k=270, head_dim=104, head_dim_v=88, dtype="float16"),
-    Case(batch=1, seqlen_q=1, seqlen_k=1, **HD128),
-]
-# NaN behind what counts, in the keys of either CTA and of both; sequences without queries, without
-# keys, without either.
-PACKED: list[Call] = [
-    Packed((70, 260, 1), (200, 300, 129), (170, 257, 128), Case(causal=True, **HD128)),
-    Packed((3, 0, 300), (300, 40, 150), (0, 40, 150), Case(causal=True, heads_q=10, **HD128)),
-    Packed((129, 64), (127, 560), (127, 321), Case(window=(90, -1), sink="float32", **HD128)),
-]
+ONE = bwd_pair_calls.ONE | HD128
+BLOCKS = bwd_pair_calls.blocks(HD128)
+MASKS = bwd_pair_calls.masks(HD128)
+FEATURES = bwd_pair_calls.features(HD128, {"head_dim": 104, "head_dim_v": 88})
+PACKED = bwd_pair_calls.packed(HD128)
 SMALL = [*BLOCKS, *MASKS, *FEATURES, *PACKED]
+ORDERED = bwd_pair_calls.ordered(HD128)
 
 
 def pairs(options: Options) -> Options:
@@ -129,15 +103,6 @@ def test_strict(call: Call, request: pytest.FixtureRequest) -> None:
 
 
 # ---- Deterministic -------------------------------------------------------------------------------
-
-HEADS = {"heads_q": 6, "heads_k": 2}
-MIX: tuple[tuple[int, ...], ...] = ((0, 257, 1, 300, 5, 0), (130, 600, 0, 513, 3, 0))
-ORDERED: list[Call] = [
-    Case(batch=2, seqlen_q=300, seqlen_k=600, **HEADS, **HD128),
-    Case(batch=1, seqlen_q=600, seqlen_k=800, causal=True, **HEADS, **HD128),
-    Case(batch=1, seqlen_q=300, seqlen_k=900, window=(200, 50), heads_q=4, heads_k=1, **HD128),
-    Packed(*MIX, (100, 600, 0, 400, 3, 0), Case(causal=True, **HEADS, **HD128)),
-]
 
 
 @pytest.mark.parametrize("call", ORDERED, ids=str)
@@ -222,7 +187,7 @@ HAZARDS = [
     Hazard(
         "dS of the next step is stored over what is still sent and multiplied",
         FILES + "compute.cuh",
-        "    if (Plan::kPair && step > 0) b.template wait<kBwdDqFull>(0, (step - 1) % 2);\n",
+        "    if (Plan::kAhead && step > 0) b.template wait<kBwdDqFull>(0, (step - 1) % 2);\n",
         "",
         "shared memory",
     ),
@@ -310,7 +275,7 @@ HAZARDS = [
 def test_a_hazard_is_found(hazard: Hazard) -> None:
     ptx = fwd_variants.compiled(KERNEL, replaced=(hazard.replaced(),))
     options = Options(check="strict", plans=PLANS, max_findings=3)
-    for call, deterministic in killers()[:2]:
+    for call, deterministic in bwd_pair_calls.killers(HD128)[:2]:
         report = bwd_mutations.objection(KERNEL, ptx, call, deterministic, options)
         if report:
             break
@@ -328,20 +293,11 @@ def test_counts_of_one_cta_race_without_a_plan(name: str, steps: int) -> None:
     assert bwd_mutations.objection(KERNEL, ptx, call, True, Options(check="strict"))
 
 
-def killers() -> bwd_mutations.Killers:
-    """Ragged keys and NaN; two heads; many tiles that add to a block."""
-    return [
-        (Packed((300,), (400,), (300,), Case(causal=True, **ONE)), True),
-        (Case(seqlen_q=600, seqlen_k=300, **(ONE | {"heads_q": 2})), False),
-        (Case(seqlen_q=300, seqlen_k=2200, **(ONE | {"heads_q": 4})), True),
-    ]
-
-
 @pytest.mark.sampled("site", bwd_mutations.sites(), 4)
 def test_every_statement_that_hands_over_is_needed(site: Site) -> None:
     if site.without_effect(KERNEL):
         pytest.skip(f"{site}: is not in the kernel of a pair")
-    bwd_mutations.check_needed(site, KERNEL, killers())
+    bwd_mutations.check_needed(site, KERNEL, bwd_pair_calls.killers(HD128))
 
 
 # ---- Traffic -------------------------------------------------------------------------------------
@@ -352,7 +308,9 @@ def test_traffic_is_that_of_the_plan(ctas: int) -> None:
     """What docs/kernels/bwd_sm100.md computes with, per CTA and block of 128 queries."""
     blocks, tiles, heads = 3, 2, 2
     keys = 256 * tiles
-    work = problem(Case(batch=1, seqlen_q=128 * blocks, seqlen_k=keys, heads_q=heads, **KV1))
+    work = problem(
+        Case(batch=1, seqlen_q=128 * blocks, seqlen_k=keys, heads_q=heads, heads_k=1, **HD128)
+    )
     x = work.inputs
     out, lse = work.forward()
     with emulator.use("sm100", Options(ctas=ctas)) as session:

@@ -18,7 +18,9 @@ from flash_attn4 import flash_attn_varlen_func
 
 pytestmark = pytest.mark.cpu_only("switches the emulator on itself")
 
-DIMS = [{"head_dim": x, "head_dim_v": x} for x in (64, 96, 128)]
+DIMS = [{"head_dim": x, "head_dim_v": min(x, 128)} for x in (64, 96, 128, 192)]
+# Forms of kernels: head dims and CTAs that share a tile.
+FORMS = [*((dims, 1) for dims in DIMS[:3]), *((dims, 2) for dims in DIMS[2:])]
 STRICT = [
     Options(check="strict", plans=PLANS),
     replace(random_schedule(7), check="strict", plans=PLANS),
@@ -42,6 +44,8 @@ NARROW = [
     Case(seqlen_q=150, seqlen_k=270, head_dim=8, head_dim_v=16, causal=True),
     Case(seqlen_q=150, seqlen_k=270, head_dim=72, head_dim_v=40, dtype="float16"),
     Case(seqlen_q=150, seqlen_k=270, head_dim=104, head_dim_v=88, window=(60, 30)),
+    Case(seqlen_q=150, seqlen_k=270, head_dim=144, head_dim_v=8, window=(60, 30)),
+    Case(seqlen_q=150, seqlen_k=270, head_dim=192, head_dim_v=64, dtype="float16"),
 ]
 
 
@@ -56,11 +60,15 @@ def test_nearly_empty_tiles(case: Case) -> None:
 
 
 def packed_gradients(
-    tensors: list[Tensor], lengths: list[Tensor], used: list[Tensor], causal: bool
+    tensors: list[Tensor],
+    lengths: list[Tensor],
+    used: list[Tensor],
+    causal: bool,
+    ctas: int,
 ) -> tuple[Tensor, ...]:
     """Of q, k and v, deterministic. tensors: q, k, v, dout."""
     leaves = [x.detach().requires_grad_() for x in tensors[:3]]
-    with fwd_schedules.emulator.use("sm100"):
+    with fwd_schedules.emulator.use("sm100", Options(ctas=ctas)):
         out = flash_attn_varlen_func(
             *leaves,
             *lengths,
@@ -75,20 +83,20 @@ def packed_gradients(
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("dims", DIMS, ids=str)
-def test_what_does_not_count_changes_no_bit(dims: dict[str, int], causal: bool) -> None:
+@pytest.mark.parametrize(("dims", "ctas"), FORMS, ids=str)
+def test_what_does_not_count_changes_no_bit(dims: dict[str, int], ctas: int, causal: bool) -> None:
     """A sequence of NaN in q, k, v and dout between two others, and NaN behind what those use."""
     rows = [(100, 300), (90, 70), (210, 140)]  # of queries and of keys
     counts = [(97, 290), (90, 70), (130, 129)]
     generator = torch.Generator().manual_seed(2)
     lengths = [torch.tensor([0, *x]).cumsum(0).to(torch.int32) for x in zip(*rows, strict=True)]
     used = [torch.tensor(x, dtype=torch.int32) for x in zip(*counts, strict=True)]
+    places = [(0, 4, "head_dim"), (1, 2, "head_dim"), (1, 2, "head_dim_v"), (0, 4, "head_dim_v")]
     tensors = [
-        torch.randn(int(lengths[of_keys][-1]), heads, dims["head_dim"], generator=generator)
-        for of_keys, heads in ((0, 4), (1, 2), (1, 2), (0, 4))
+        torch.randn(int(lengths[of_keys][-1]), heads, dims[dim], generator=generator).bfloat16()
+        for of_keys, heads, dim in places
     ]
-    tensors = [x.bfloat16() for x in tensors]
-    expected = packed_gradients(tensors, lengths, used, causal)
+    expected = packed_gradients(tensors, lengths, used, causal, ctas)
     kept = []
     for of_keys in (0, 1):
         keep = torch.zeros(int(lengths[of_keys][-1]), dtype=torch.bool)
@@ -96,9 +104,9 @@ def test_what_does_not_count_changes_no_bit(dims: dict[str, int], causal: bool) 
             first = int(lengths[of_keys][sequence])
             keep[first : first + int(used[of_keys][sequence])] = True
         kept.append(keep)
-    for x, of_keys in zip(tensors, (0, 1, 1, 0), strict=True):
+    for x, (of_keys, *_) in zip(tensors, places, strict=True):
         x[~kept[of_keys]] = torch.nan
-    result = packed_gradients(tensors, lengths, used, causal)
+    result = packed_gradients(tensors, lengths, used, causal, ctas)
     for got, want, of_keys in zip(result, expected, (0, 1, 1), strict=True):
         assert torch.equal(got[kept[of_keys]], want[kept[of_keys]])
         for sequence in (0, 2):  # rows of a sequence behind what it uses
@@ -106,17 +114,18 @@ def test_what_does_not_count_changes_no_bit(dims: dict[str, int], causal: bool) 
             assert not got[first + int(used[of_keys][sequence]) : last].any()
 
 
-@pytest.mark.parametrize("dims", DIMS, ids=str)
-def test_rows_without_keys_change_no_bit(dims: dict[str, int]) -> None:
+@pytest.mark.parametrize(("dims", "ctas"), FORMS, ids=str)
+def test_rows_without_keys_change_no_bit(dims: dict[str, int], ctas: int) -> None:
     """More than a block of queries that see no key: q and dout are NaN there."""
+    options = Options(ctas=ctas)
     work = fwd_schedules.problem(
         Case(batch=1, seqlen_q=400, seqlen_k=230, causal=True, heads_q=2, heads_k=1, **dims)
     )
     x = work.inputs
-    expected = bwd_schedules.gradients("sm100", work, Options(), deterministic=True)
+    expected = bwd_schedules.gradients("sm100", work, options, deterministic=True)
     x.q[:, :170] = torch.nan
     x.dout[:, :170] = torch.nan
-    result = bwd_schedules.gradients("sm100", work, Options(), deterministic=True)
+    result = bwd_schedules.gradients("sm100", work, options, deterministic=True)
     for name in ("q", "k", "v"):
         assert torch.equal(getattr(result, name), getattr(expected, name)), name
     assert not result.q[:, :170].any()
