@@ -242,7 +242,7 @@ TYPED_TEST(BwdPlanSm100, TensorMemoryHoldsEverythingOnce) {
   };
   take(Plan::tmem_dp(), Plan::kBlockM, kDp, 0);
   take(Plan::tmem_dv(), Plan::kHeadDimV, kDv, 0);
-  take(Plan::tmem_s(), Plan::kBlockM, kS, Plan::kSerial ? kDp : 0);
+  take(Plan::tmem_s(), Plan::kBlockM, kS, Plan::kSerial ? unsigned{kDp} : 0u);
   take(Plan::tmem_dk(), Plan::kHeadDim, kDk, 0);
   std::set<uint32_t> scores;
   for (int group = 0; group < Plan::kGroups; ++group) {

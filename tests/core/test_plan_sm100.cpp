@@ -146,8 +146,9 @@ TYPED_TEST(PlanSm100, ArrivalsAreThoseOfTheRoles) {
     EXPECT_EQ((row.signals | row.waits) & ~uint32_t{kWorkers | kSchedule}, 0u);
     EXPECT_TRUE(row.signals != 0 && row.waits != 0);
     EXPECT_EQ(row.done == Done::kTmaBytes, row.signals == kLoad) << "copies are the loader's";
-    if (std::string(row.name) != "v_landed")
+    if (std::string(row.name) != "v_landed") {
       EXPECT_EQ(row.done == Done::kMmaCommit, row.signals == kMma) << "products are mma's";
+    }
   }
 }
 

@@ -127,7 +127,7 @@ TEST(BwdForms, WideHeadsHavePairsAlone) {
       EXPECT_STREQ(kernel_for(p, ctas).name, "fa4_bwd_sm100_hd192_pair_bf16");
     }
   }
-  EXPECT_STREQ(kernel_for(call(128, 1000, 64)).name, "fa4_bwd_sm100_hd128_bf16");
+  EXPECT_STREQ(kernel_for(call(128, 1000, 64), 1).name, "fa4_bwd_sm100_hd128_bf16");
   for (const auto& [head_dim, head_dim_v] : {std::pair{192, 136}, {200, 128}, {128, 192}}) {
     const KernelRow* kernel = nullptr;
     const Request request = request_of(call(head_dim, 1000, head_dim_v));
