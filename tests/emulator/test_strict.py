@@ -67,7 +67,7 @@ def runs(kernel: str) -> list[Run]:
     dim = next((int(word[2:]) for word in words if word.startswith("hd")), 64)
     function = {"fwd": forward, "bwd": backward}[op]
     ctas = 2 if "pair" in words else 1
-    calls = attention_calls(dtype, dim, min(dim, 128) if op == "fwd" else dim)
+    calls = attention_calls(dtype, dim, min(dim, 128))
     return [functools.partial(function, arch, ctas, call) for call in calls]
 
 
