@@ -231,7 +231,7 @@ TYPED_TEST(BwdPlanSm100, SharedMemoryHoldsEverythingOnce) {
 /// S, and not over P. Serial: dP over S, dQ over both and over dS, and none of them over P.
 TYPED_TEST(BwdPlanSm100, TensorMemoryHoldsEverythingOnce) {
   using Plan = typename TestFixture::Plan;
-  enum : unsigned { kDp = 1, kDv = 2, kS = 4, kDk = 8, kP = 16, kDs = 32 };
+  constexpr unsigned kDp = 1, kDv = 2, kS = 4, kDk = 8, kP = 16, kDs = 32;
   std::vector<unsigned> owners(kTensorColumns, 0);
   const auto take = [&](uint32_t first, uint32_t columns, unsigned who, unsigned over) {
     ASSERT_LE(first + columns, kTensorColumns);
