@@ -57,7 +57,8 @@ void Checker::lanes_read(Warp& w, const Op& op, uint32_t lanes, uint32_t bytes) 
       const Epoch write = shadow.at(at).write;
       if (write.none() || !unmet(p, write)) continue;
       const uint8_t both = facts(pc) & facts(write.pc()), either = facts(pc) | facts(write.pc());
-      if ((both & kSynchronizes) != 0 || (either & kNarrow) != 0) continue;
+      // An allocation writes its address for the whole warp, which executes it as one.
+      if ((both & kSynchronizes) != 0 || (either & (kNarrow | kAllocates)) != 0) continue;
       const uint8_t writer = p.writers[at / kWord];
       if (writer != kTogether && writer == lane_of(pc, lane)) continue;
       lane_race(p, op, write, at, lane);
