@@ -40,14 +40,15 @@ class LibraryCall:
     name: str
     run: Results
     exact: bool = True  # the same bits in every schedule
+    ctas: int = 1  # per tile, where there are kernels of one CTA and of a pair
 
     @cached_property
     def expected(self) -> Sequence[Tensor]:
-        return self.run(Options(threads=1))
+        return self.run(Options(threads=1, ctas=self.ctas))
 
     def check(self, kernel: str, ptx: str, options: Options) -> None:
         expected = self.expected
-        results = self.run(replace(options, images={kernel: ptx}))
+        results = self.run(replace(options, images={kernel: ptx}, ctas=self.ctas))
         for index, (got, want) in enumerate(zip(results, expected, strict=True)):
             if self.exact or options.policy == "eager":
                 same = torch.equal(got, want)
@@ -83,32 +84,48 @@ def _forward(arch: str, call: fwd_schedules.Call) -> LibraryCall:
     return LibraryCall(str(call), lambda options: fwd_schedules.run(arch, work, options))
 
 
-def _many_tiles(arch: str, dims: dict[str, int]) -> LibraryCall:
-    """Twelve tiles for the first block of threads, more than any ring has stages, of one block of
-    keys and of two. The others get tiles without queries alone, which cost next to nothing."""
-    blocks = {"sm90": 132, "sm100": 148}[arch]
-    busy = [index % blocks == 0 for index in range(12 * blocks)]
-    keys = [60 if index % (2 * blocks) == 0 else 150 for index in range(len(busy))]
-    lengths_q = tuple(2 * x for x in busy)
-    lengths_k = tuple(n * x for n, x in zip(keys, busy, strict=True))
+def _for_first(blocks: int, keys: Sequence[int]) -> list[int]:
+    """Keys of sequences of one tile each: `keys` for the first block of threads, none for the
+    others, which costs next to nothing."""
+    return [keys[i // blocks] if i % blocks == 0 else 0 for i in range(len(keys) * blocks)]
+
+
+def _many_tiles(arch: str, blocks: int, dims: dict[str, int]) -> LibraryCall:
+    """More than any ring has stages, of one block of keys and of two; the last one of one, full."""
+    lengths_k = tuple(_for_first(blocks, [60, 150] * 6 + [128]))
+    lengths_q = tuple(2 * min(keys, 1) for keys in lengths_k)
     call = Packed(lengths_q, lengths_k, lengths_k, Case(heads_q=1, heads_k=1, **dims))
     return replace(_forward(arch, call), name="many tiles")
 
 
-def forward_calls(arch: str, head_dim: int) -> list[LibraryCall]:
+def _many_tiles_by_map(arch: str, blocks: int, dims: dict[str, int]) -> LibraryCall:
+    """The copy engine stores the output. Tiles with and without values behind their last key."""
+    used = _for_first(blocks, (60, 128, 150, 256, 60, 128))
+    case = Case(batch=len(used), seqlen_q=2, seqlen_k=256, heads_q=1, heads_k=1, **dims)
+    work = fwd_schedules.problem(case)
+    work.arguments["seqused_k"] = torch.tensor(used, dtype=torch.int32)
+    for index, keys in enumerate(used):
+        work.inputs.v[index, keys:] = torch.nan
+    return LibraryCall("many tiles by map", lambda options: fwd_schedules.run(arch, work, options))
+
+
+def forward_calls(arch: str, head_dim: int, ctas: int = 1) -> list[LibraryCall]:
+    blocks = {"sm90": 132, "sm100": 148 // ctas}[arch]
     dims = {"head_dim": head_dim, "head_dim_v": min(head_dim, 128)}
     one = {"heads_q": 1, "heads_k": 1, **dims}
     calls: list[fwd_schedules.Call] = [
         Case(batch=1, seqlen_q=500, seqlen_k=900, data="hot", **one),
         Packed((70, 260, 1), (200, 300, 129), (170, 257, 128), Case(causal=True, **dims)),
         Case(batch=1, seqlen_q=200, seqlen_k=333, window=(70, 20), softcap=4.0, **one),
-        Case(batch=1, seqlen_q=9, seqlen_k=300, sink="float32", heads_q=3, heads_k=1, **dims),
+        Case(batch=1, seqlen_q=9, seqlen_k=300, sink="float32", heads_q=5, heads_k=1, **dims),
     ]
-    found = [*(_forward(arch, call) for call in calls), _many_tiles(arch, dims)]
+    found = [*(_forward(arch, call) for call in calls), _many_tiles(arch, blocks, dims)]
+    if arch == "sm90":
+        found.append(_many_tiles_by_map(arch, blocks, dims))
     if arch == "sm100":
         # Two tiles for some blocks of threads, without rows of V that would have to be cleared.
         found.append(_forward(arch, Case(batch=150, seqlen_q=2, seqlen_k=128, **one)))
-    return found
+    return [replace(call, ctas=ctas) for call in found]
 
 
 def _backward(arch: str, call: fwd_schedules.Call, deterministic: bool) -> LibraryCall:
@@ -138,7 +155,7 @@ def _backward(arch: str, call: fwd_schedules.Call, deterministic: bool) -> Libra
     return LibraryCall(name, run, deterministic)
 
 
-def backward_calls(arch: str, head_dim: int) -> list[LibraryCall]:
+def backward_calls(arch: str, head_dim: int, ctas: int = 1) -> list[LibraryCall]:
     """Of one step per tile and of many, with what makes a tile clear rows, masks, softcap."""
     dims = {"head_dim": head_dim, "head_dim_v": head_dim}
     one = {"batch": 1, "heads_q": 1, "heads_k": 1, **dims}
@@ -146,16 +163,22 @@ def backward_calls(arch: str, head_dim: int) -> list[LibraryCall]:
         (Case(seqlen_q=300, seqlen_k=420, causal=True, **one), True),
         (Case(seqlen_q=500, seqlen_k=300, **one), False),
         (Case(seqlen_q=200, seqlen_k=333, window=(70, 20), softcap=4.0, **one), True),
-        (Case(seqlen_q=40, seqlen_k=90, sink="float32", **one), True),
-        (Case(seqlen_q=40, seqlen_k=90, softcap=4.0, **one), False),
+        # Whose only addition to dq waits for its turn; in so many sums another order shows.
+        (Case(seqlen_q=128, seqlen_k=420, sink="float32", **(one | {"batch": 8})), True),
+        (Case(seqlen_q=128, seqlen_k=420, softcap=4.0, **(one | {"batch": 8})), True),
         (Packed((70, 160, 1), (200, 140, 29), (170, 97, 28), Case(causal=True, **one)), True),
         (Packed((70, 160, 1), (200, 140, 29), (170, 97, 28), Case(softcap=4.0, **one)), False),
         # Queries that see no key, in the first step, the second and later ones.
         (Case(seqlen_q=60, seqlen_k=40, causal=True, **(one | {"heads_q": 3})), True),
         (Case(seqlen_q=60, seqlen_k=40, causal=True, softcap=4.0, **(one | {"heads_q": 3})), False),
         (Case(seqlen_q=420, seqlen_k=300, causal=True, softcap=4.0, **one), True),
+        # Rows of keys, or of queries of a third step, that are cleared where no others are.
+        (Case(seqlen_q=140, seqlen_k=150, seqused=True, **(one | {"batch": 2})), True),
+        (Case(seqlen_q=140, seqlen_k=150, seqused=True, softcap=4.0, **one), True),
+        (Packed((300,), (140,), (140,), Case(**one)), True),
+        (Packed((300,), (140,), (140,), Case(softcap=4.0, **one)), True),
     ]
-    return [_backward(arch, *call) for call in calls]
+    return [replace(_backward(arch, *call), ctas=ctas) for call in calls]
 
 
 def combine_calls(arch: str, dtype: torch.dtype) -> list[LibraryCall]:
@@ -170,7 +193,11 @@ def library_kernels() -> list[Subject]:
     names = {
         "fa4_fwd_sm90_hd64_bf16": partial(forward_calls, "sm90", 64),
         "fa4_fwd_sm100_hd128_bf16": partial(forward_calls, "sm100", 128),
+        "fa4_fwd_sm100_hd128_pair_bf16": partial(forward_calls, "sm100", 128, 2),
+        "fa4_bwd_sm90_hd64_bf16": partial(backward_calls, "sm90", 64),
+        "fa4_bwd_sm90_hd128_bf16": partial(backward_calls, "sm90", 128),
         "fa4_bwd_sm100_hd128_bf16": partial(backward_calls, "sm100", 128),
+        "fa4_bwd_sm100_hd128_pair_bf16": partial(backward_calls, "sm100", 128, 2),
         **{
             f"fa4_bwd_{step.format(arch)}": lambda arch=arch: backward_calls(arch, 64)[3:4]
             for arch in ("sm90", "sm100")
@@ -259,6 +286,8 @@ def idioms() -> list[Subject]:
         test_ordering.STORES,
         test_ordering.COPIES,
         test_ordering.NAMED,
+        test_ordering.LANES,
+        test_ordering.TURNS,
         test_ordering.THREAD_COPIES,
         test_ordering.PEERS,
     ]

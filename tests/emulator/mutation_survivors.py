@@ -1,7 +1,7 @@
 """Mutations that nothing notices, and why.
 
-Either the step is redundant where it stands, or the checker does not look there (GLOBAL and LANES),
-or no call of mutation_subjects.py gets there (NO_CALL).
+Either the step is redundant where it stands, or the checker does not look there (GLOBAL,
+OVERWRITES and LANES).
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ LAST = "nothing comes after it that it could guard or that waits for it"
 FIRST = "the first wait for a free buffer passes at once"
 NEXT_COMMIT = "the next commit takes the products with it, and the wait is for both"
 NEXT_WAIT = "another wait covers it, before anything uses the registers or the operands"
+BESIDE = "the one beside it orders the same"
 ONE_FENCE = "since the fence before it nothing has used the registers of this product"
+TURN_BETWEEN = "the barrier of a turn has come between: all threads of the consumer were there"
 TURN = "warpgroups take turns for speed: nothing is handed over"
 NOTHING_NEW = "what lanes did since the barrier before needs no hand-over here"
 ORDERED = "in deterministic mode all copies have been waited for before the flag was released"
@@ -63,8 +65,8 @@ LATER_BARRIER = "a later barrier orders the same"
 GRID_END = "the end of the grid completes copies; until then the sources have to last, no more"
 # Not redundant: the checker does not look there.
 GLOBAL = "not looked at: order of accesses to global memory"
-LANES = "not looked at: what lanes of one warp know of each other where several act"
-NO_CALL = "not reached: full tiles behind each other, stored by a map; unfilled rows of tiles"
+OVERWRITES = "not looked at: a lane that overwrites what another lane of its warp reads"
+LANES = "not looked at: which lanes of a warp wait for, or signal, which phase"
 
 OUT = ("left out",)
 WAIT_GROUP = ("left out", "one group later")
@@ -84,44 +86,72 @@ def _idiom(kernel: str, place: str, number: int, changes: tuple[str, ...], reaso
 BEFORE, AFTER = "tcgen05.fence::before_thread_sync", "tcgen05.fence::after_thread_sync"
 GROUPS = "cp.async.bulk.wait_group"
 
-COMBINE = [Survivor("bar.warp.sync", (1,), OUT, LANES)]
-
 FORWARD_SM90 = [
-    # Releases of what wgmma alone has read, or behind another one.
-    Survivor("consumer bar.warp.sync", (*range(1, 13),), OUT, NOTHING_NEW),
-    Survivor("consumer bar.sync", (3,), ("left out", "arrives alone"), TURN),
+    # Releases of what wgmma alone has read, or behind another one; rows staged a turn ago.
+    Survivor("consumer bar.warp.sync", (*range(1, 9), 10, 11, 12, 14, 15), OUT, NOTHING_NEW),
+    Survivor("consumer bar.sync", (4,), OUT, TURN_BETWEEN),
     Survivor("consumer wgmma.fence", (3,), OUT, ONE_FENCE),
     Survivor("schedule bar.warp.sync", (1,), OUT, LANES),
     Survivor("consumer mbarrier.arrive v_empty", (2,), ARRIVE, LAST),
-    Survivor("consumer mbarrier.arrive tile_empty", (2,), ARRIVE, LAST),
-    Survivor(f"consumer {GROUPS}", (1,), WAIT_GROUP, NO_CALL),
-    Survivor("consumer bar.sync", (5,), OUT, NO_CALL),
-    *(
-        Survivor(f"{name} not reached", numbers, changes, NO_CALL)
-        for name, numbers, changes in (
-            ("fence.proxy.async", (1, 2, 3), OUT),
-            ("bar.sync", (1, 2, 3), BAR),
-            ("bar.warp.sync", (1, 2, 3), OUT),
-            ("mbarrier.arrive", (1,), ARRIVE),
-            ("cp.async.bulk.commit_group", (1, 2), OUT),
-            (GROUPS, (1,), WAIT_GROUP),
-        )
-    ),
+    Survivor("consumer mbarrier.arrive tile_empty", (2, 3), ARRIVE, LAST),
 ]
 
-FORWARD_SM100 = [
+FORWARD_SM100_BOTH = [
     Survivor(f"softmax {BEFORE}", (1,), OUT, ALLOCATION),
     Survivor(f"softmax {AFTER}", (1,), OUT, ALLOCATION),
     Survivor(f"softmax {BEFORE}", (2,), OUT, COMMIT_TELLS),
     Survivor("softmax bar.warp.sync", (5,), OUT, NOTHING_NEW),
     Survivor("correction bar.warp.sync", (7,), OUT, NOTHING_NEW),
-    Survivor("mma mbarrier.try_wait o_empty", (3,), UNWAITED, NEXT_WAIT),
-    Survivor(f"mma {AFTER}", (5,), OUT, ALLOCATION),
     Survivor("mma bar.warp.sync", (1,), OUT, MEETS),
     Survivor("schedule bar.warp.sync", (1,), OUT, LANES),
 ]
+FORWARD_SM100 = [
+    *FORWARD_SM100_BOTH,
+    Survivor("mma mbarrier.try_wait o_empty", (3,), UNWAITED, NEXT_WAIT),
+    Survivor(f"mma {AFTER}", (5,), OUT, ALLOCATION),
+]
+FORWARD_SM100_PAIR = [
+    *FORWARD_SM100_BOTH,
+    Survivor("softmax fence.mbarrier_init", (1,), OUT, CARRIED),
+    Survivor("load bar.warp.sync", (1,), OUT, MEETS),
+    Survivor(f"schedule {BEFORE}", (1,), OUT, ALLOCATION),
+    Survivor(f"store {AFTER}", (1,), OUT, ALLOCATION),
+]
 
-BACKWARD_SM100 = [
+# Softcap has a copy of everything: from the second half of the numbers on.
+BACKWARD_SM90_HD64 = [
+    Survivor(
+        "consumer wgmma.fence",
+        (2, 4, 6, 8, 10, 11, 12, *range(14, 21), 23, 24, 25, *range(27, 34)),
+        OUT,
+        ONE_FENCE,
+    ),
+    Survivor("consumer wgmma.commit_group", (3, 4, 7, 8, 9, 13, 14, 22, 26, 27), OUT, NEXT_COMMIT),
+    Survivor("consumer wgmma.wait_group", (3, 6, 14, 23), WAIT_GROUP, NEXT_WAIT),
+    Survivor("consumer bar.warp.sync", (1, 2, 3, 8, 9, 10), OUT, NOTHING_NEW),
+    Survivor("consumer bar.warp.sync", (4, 5, 11, 12), OUT, GLOBAL),
+    Survivor("consumer bar.sync", (20, 30), ("left out", "arrives alone"), TURN_BETWEEN),
+    Survivor("order ld.acquire", (1,), RELAXED, GLOBAL),
+    Survivor("order red.release", (1,), RELAXED, GLOBAL),
+]
+
+BACKWARD_SM90_HD128 = [
+    Survivor(
+        "consumer wgmma.fence",
+        (2, 4, 6, 8, 10, 11, 12, 14, 15, 16, 19, 20, 21, 23, 24, 25, 28, 29, 32, 33),
+        OUT,
+        ONE_FENCE,
+    ),
+    Survivor("consumer wgmma.commit_group", (3, 4, 7, 8, 13, 22), OUT, NEXT_COMMIT),
+    Survivor("consumer wgmma.wait_group", (3, 6, 11, 18, 22, 25), WAIT_GROUP, NEXT_WAIT),
+    Survivor("consumer bar.warp.sync", (1, 2, 3, 4, 5, 6), OUT, NOTHING_NEW),
+    Survivor("consumer bar.warp.sync", (7, 8, 11, 12), OUT, GLOBAL),
+    Survivor("consumer bar.sync", (26, 30), ("left out", "arrives alone"), TURN_BETWEEN),
+    Survivor("order ld.acquire", (1,), RELAXED, GLOBAL),
+    Survivor("order red.release", (1,), RELAXED, GLOBAL),
+]
+
+REDUCE_SM100 = [
     Survivor(f"reduce {BEFORE}", (1,), OUT, ALLOCATION),
     Survivor(AFTER, (1,), OUT, ALLOCATION),
     Survivor("reduce ld.acquire", (1,), RELAXED, GLOBAL),
@@ -129,11 +159,25 @@ BACKWARD_SM100 = [
     Survivor("reduce fence.proxy.async", (3,), OUT, GLOBAL),
     Survivor(f"reduce {GROUPS}", (4, 7), WAIT_GROUP, ORDERED),
     Survivor("reduce bar.warp.sync", (7,), OUT, ORDERED),
+]
+BACKWARD_SM100 = [
+    *REDUCE_SM100,
     Survivor("compute mbarrier.try_wait q_full", (2, 4), UNWAITED, COMMIT_TELLS),
-    Survivor("compute bar.warp.sync", (11,), OUT, LANES),
     Survivor("mma tcgen05.commit q_empty", (2,), OUT, LAST),
     Survivor(f"mma {AFTER}", (6, 7), OUT, ALLOCATION),
     Survivor("mma bar.warp.sync", (1,), OUT, MEETS),
+]
+BACKWARD_SM100_PAIR = [
+    *REDUCE_SM100,
+    Survivor("reduce fence.mbarrier_init", (1,), OUT, CARRIED),
+    Survivor("mma tcgen05.commit qt_empty", (2,), OUT, LAST),
+    Survivor(f"mma {AFTER}", (7, 8), OUT, BESIDE),
+    *(
+        Survivor(f"load mbarrier.try_wait {name}", (1,), UNWAITED, FIRST)
+        for name in ("q_empty", "dout_empty", "doutt_empty")
+    ),
+    Survivor("bar.warp.sync", (1,), OUT, MEETS),
+    Survivor(f"compute {AFTER}", (7,), OUT, ALLOCATION),
 ]
 
 # ---- Idioms --------------------------------------------------------------------------------------
@@ -142,6 +186,8 @@ ORDERING = [
     _idiom("threads_hand_over", "mbarrier.try_wait", 1, UNWAITED, FIRST),
     _idiom("threads_hand_over", "mbarrier.arrive", 3, ARRIVE, LAST),
     _idiom("copy_takes_what_threads_wrote", "bar.sync", 4, OUT, LAST),
+    _idiom("lanes_hand_over", "bar.warp.sync", 2, OUT, OVERWRITES),
+    _idiom("lanes_hand_over", "bar.warp.sync", 3, OUT, OVERWRITES),
 ]
 ORDERING_WGMMA = [
     Survivor("wgmma.commit_group", (2,), OUT, NEXT_COMMIT),
@@ -201,10 +247,12 @@ TCGEN05_ATTENTION = [
 
 SURVIVORS: dict[str, list[Survivor]] = {
     "fa4_fwd_sm90_hd64_bf16": FORWARD_SM90,
+    "fa4_bwd_sm90_hd64_bf16": BACKWARD_SM90_HD64,
+    "fa4_bwd_sm90_hd128_bf16": BACKWARD_SM90_HD128,
     "fa4_fwd_sm100_hd128_bf16": FORWARD_SM100,
+    "fa4_fwd_sm100_hd128_pair_bf16": FORWARD_SM100_PAIR,
     "fa4_bwd_sm100_hd128_bf16": BACKWARD_SM100,
-    "fa4_combine_sm90_bf16": COMBINE,
-    "fa4_combine_sm100_bf16": COMBINE,
+    "fa4_bwd_sm100_hd128_pair_bf16": BACKWARD_SM100_PAIR,
     "ordering-sm100": ORDERING,
     "ordering_wgmma-sm90": ORDERING_WGMMA,
     "ordering_tmem-sm100": ORDERING_TMEM,

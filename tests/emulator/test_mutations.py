@@ -20,6 +20,20 @@ pytestmark = pytest.mark.cpu_only("switches the emulator on itself")
 SUBJECTS = mutation_subjects.subjects()
 # Without --full: one of so many mutations, of a kernel of the library and of idioms.
 SAMPLED, SAMPLED_IDIOMS = 24, 4
+# ... and none of kernels that are much like another one.
+WITH_FULL_ALONE = (
+    "fa4_fwd_sm100_hd128_pair_bf16",
+    "fa4_bwd_sm90_hd128_bf16",
+    "fa4_bwd_sm100_hd128_pair_bf16",
+)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "subject" not in metafunc.fixturenames:
+        return
+    full = metafunc.config.getoption("--full")
+    names = [name for name in SUBJECTS if full or name not in WITH_FULL_ALONE]
+    metafunc.parametrize("subject", names, indirect=True)
 
 
 @pytest.fixture
@@ -37,7 +51,6 @@ def chosen(subject: Subject, full: bool) -> list[Mutation]:
     return subject.mutations[step // 2 :: step] or subject.mutations[:1]
 
 
-@pytest.mark.parametrize("subject", SUBJECTS, indirect=True)
 def test_as_it_is_nothing_objects(subject: Subject, request: pytest.FixtureRequest) -> None:
     schedules = SCHEDULES if request.config.getoption("--full") else SCHEDULES[2:3]
     for kernel in {mutation.kernel for mutation in subject.mutations}:
@@ -46,7 +59,6 @@ def test_as_it_is_nothing_objects(subject: Subject, request: pytest.FixtureReque
                 call(subject.ptx, options)
 
 
-@pytest.mark.parametrize("subject", SUBJECTS, indirect=True)
 def test_mutations_are_noticed(subject: Subject, request: pytest.FixtureRequest) -> None:
     full = request.config.getoption("--full")
     wrong = []
