@@ -22,12 +22,18 @@ class Survivor:
     reason: str
     kernel: str = ""  # of several in a text
 
-    def matches(self, subject: Subject, mutation: Mutation) -> bool:
-        # The place is found by running the kernel: last.
+    def may_match(self, mutation: Mutation) -> bool:
+        """As far as the text tells."""
         return (
             mutation.change in self.changes
             and mutation.name in self.place.split()
             and self.kernel in ("", mutation.kernel)
+        )
+
+    def matches(self, subject: Subject, mutation: Mutation) -> bool:
+        # The place is found by running the kernel many times: last.
+        return (
+            self.may_match(mutation)
             and subject.site(mutation)[0] == self.place
             and subject.site(mutation)[1] in self.numbers
         )
@@ -39,6 +45,11 @@ def reason(subject: Subject, mutation: Mutation) -> str | None:
         if survivor.matches(subject, mutation):
             return survivor.reason
     return None
+
+
+def may_survive(subject: Subject, mutation: Mutation) -> bool:
+    """Whether one like it is on the list."""
+    return any(survivor.may_match(mutation) for survivor in SURVIVORS.get(subject.name, ()))
 
 
 # ---- Reasons -------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.cpu_only("switches the emulator on itself")
 
 SUBJECTS = mutation_subjects.subjects()
 # Without --full: one of so many mutations, of a kernel of the library and of idioms.
-SAMPLED, SAMPLED_IDIOMS = 24, 4
+SAMPLED, SAMPLED_IDIOMS = 72, 4
 # ... and none of kernels that are much like another one.
 WITH_FULL_ALONE = (
     "fa4_fwd_sm100_hd128_pair_bf16",
@@ -52,10 +52,11 @@ def chosen(subject: Subject, full: bool) -> list[Mutation]:
 
 
 def test_as_it_is_nothing_objects(subject: Subject, request: pytest.FixtureRequest) -> None:
-    schedules = SCHEDULES if request.config.getoption("--full") else SCHEDULES[2:3]
+    full = request.config.getoption("--full")
     for kernel in {mutation.kernel for mutation in subject.mutations}:
-        for options in schedules:
-            for call in subject.calls(kernel):
+        calls = subject.calls(kernel)
+        for options in SCHEDULES if full else SCHEDULES[2:3]:
+            for call in calls if full else calls[::3]:
                 call(subject.ptx, options)
 
 
@@ -63,11 +64,14 @@ def test_mutations_are_noticed(subject: Subject, request: pytest.FixtureRequest)
     full = request.config.getoption("--full")
     wrong = []
     for mutation in chosen(subject, full):
-        expected = mutation_survivors.reason(subject, mutation)
         fate = subject.fate(mutation)
         if fate.kind == UNREACHED and not isinstance(subject, LibraryKernel):
             continue  # idioms hold broken variants of themselves, which their tests leave out
         missed = fate.kind in (SURVIVES, UNREACHED)
+        # In a sample not which of equal instructions it is: that takes many runs.
+        if not full and (not missed or mutation_survivors.may_survive(subject, mutation)):
+            continue
+        expected = mutation_survivors.reason(subject, mutation)
         if missed and expected is None:
             wrong.append(f"{fate.kind}: {mutation}, {subject.site(mutation)}")
         if not missed and expected is not None:
