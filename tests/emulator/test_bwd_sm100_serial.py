@@ -49,7 +49,7 @@ def test_calls_take_this_kernel(ctas: int) -> None:
         bwd_schedules.gradients("sm100", problem(BLOCKS[0]), options, deterministic=False)
 
 
-@pytest.mark.parametrize("call", SMALL, ids=str)
+@pytest.mark.sampled("call", SMALL, 8)
 def test_schedules_give_the_same_bits(call: Call, request: pytest.FixtureRequest) -> None:
     """In deterministic mode all of them; dk and dv always."""
     schedules = SCHEDULES
@@ -73,7 +73,7 @@ def test_gradients_through_lse(call: Call) -> None:
     bwd_schedules.check(work, found, through_lse=True)
 
 
-@pytest.mark.parametrize("call", SMALL, ids=str)
+@pytest.mark.sampled("call", SMALL, 7)
 def test_strict(call: Call, request: pytest.FixtureRequest) -> None:
     """At the letter of the PTX ISA and as the plan says, under 20 seeds with --full."""
     seeds = range(1, 21 if request.config.getoption("--full") else 2)

@@ -73,10 +73,9 @@ struct BwdSerialIssuer {
   }
 
   /// dQ = dS^T K over the keys of both CTAs, each the queries that it has; over dS, which dK has
-  /// read. Its own part of dS in shared memory was waited for by dk.
+  /// read. Its own part of dS in shared memory, and tensor memory, were waited for by dk.
   FA4_D void dq() {
     b.template wait<kBwdDsWhole>(0, parity);
-    ptx::tcgen05_fence_after();
     umma_atb<Plan::kTileKeys, 2>(tmem + Plan::tmem_dq(), b.ds(), Plan::ds_layout(), b.kt(),
                                  Plan::kt_layout(), Plan::query_product());
     b.template commit<kBwdDqFull>(0);
