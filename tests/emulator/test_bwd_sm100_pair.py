@@ -1,6 +1,6 @@
 """The SM100 backward of CTA pairs: right in every schedule, clean, and what only pairs get wrong.
 
-Dispatch takes one CTA per tile; here every call takes pairs.
+Which form dispatch would take is no matter here: every call takes pairs.
 """
 
 from __future__ import annotations
