@@ -214,9 +214,9 @@ HAZARDS = [
     ),
     Hazard(
         "a relay tells its own CTA",
-        FILES + "block.cuh",
-        "return ptx::cluster_address(bar<kBar>(stage), 0);",
-        "return ptx::cluster_address(bar<kBar>(stage), rank());",
+        "csrc/sm100/barriers.cuh",
+        "return ptx::cluster_address(Own::template bar<kBar>(stage), 0);",
+        "return ptx::cluster_address(Own::template bar<kBar>(stage), rank());",
         r"plan: .*: warp \d+ of CTA 1 .* at the one of CTA 1, the plan says the leader",
     ),
     Hazard(
@@ -242,7 +242,7 @@ HAZARDS = [
     ),
     Hazard(
         "the leader expects the bytes of one CTA",
-        FILES + "block.cuh",
+        "csrc/sm100/barriers.cuh",
         "Plan::kCtas * bytes",
         "bytes",
         "mbarrier|copy",

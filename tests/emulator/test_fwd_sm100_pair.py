@@ -167,7 +167,7 @@ class Hazard:
         return self.file.removeprefix("include/"), text.replace(self.old, self.new)
 
 
-BLOCK, KERNEL_FILE = "csrc/sm100/fwd/block.cuh", "csrc/sm100/fwd/kernel.cuh"
+BARRIERS, KERNEL_FILE = "csrc/sm100/barriers.cuh", "csrc/sm100/fwd/kernel.cuh"
 PLAN = "csrc/sm100/fwd/plan.h"
 HAZARDS = [
     Hazard(
@@ -200,16 +200,16 @@ HAZARDS = [
     ),
     Hazard(
         "the leader expects the bytes of one CTA",
-        BLOCK,
+        BARRIERS,
         "Plan::kCtas * bytes",
         "bytes",
         "mbarrier|copy",
     ),
     Hazard(
         "both CTAs announce bytes",
-        BLOCK,
-        "if (rank() == 0) ptx::",
-        "ptx::",
+        BARRIERS,
+        "    if (rank() == 0)\n",
+        "",
         r"plan: .*: warp 13 of CTA 1 .load. .* at the one of CTA 1, the plan says the leader",
     ),
     Hazard(
@@ -221,9 +221,9 @@ HAZARDS = [
     ),
     Hazard(
         "the peer signals itself",
-        BLOCK,
-        "Holder::kLeader ? leader : address",
-        "Holder::kLeader ? address : address",
+        BARRIERS,
+        "return leader + ",
+        "return Own::address + ",
         r"plan: .*: warp \d+ of CTA 1 .* at the one of CTA 1, the plan says the leader",
     ),
     Hazard(

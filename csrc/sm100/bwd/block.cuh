@@ -2,27 +2,25 @@
 #pragma once
 
 #include "csrc/common/bwd_args.h"
+#include "csrc/sm100/barriers.cuh"
 #include "csrc/sm100/bwd/plan.h"
-#include "flash_attn4/device/barriers.cuh"
-#include "flash_attn4/device/ptx/cluster.cuh"
-#include "flash_attn4/device/ptx/elect.cuh"
-#include "flash_attn4/device/ptx/mbarrier.cuh"
-#include "flash_attn4/device/ptx/tcgen05.cuh"
 
 namespace fa4::sm100 {
 
+template <BwdConfig kConfig>
+using BwdBarriers = PairBarriers<BwdPlan<kConfig>, BwdBar, /*kKeepLeader=*/false>;
+
 /// The one argument of every role.
 template <BwdConfig kConfig>
-struct BwdBlock {
+struct BwdBlock : BwdBarriers<kConfig> {
   using Plan = BwdPlan<kConfig>;
+  using BwdBarriers<kConfig>::address;
+  using BwdBarriers<kConfig>::rank;
 
   const BwdArgs& args;
   const KeyTile& tile;  // in shared memory: registers are scarce
   uint8_t* shared;      // the block's shared memory, laid out by the plan
-  uint32_t address;     // of it, as PTX takes it
 
-  /// This CTA of its pair; 0 leads. One that shares its tile with nobody leads, too.
-  FA4_D uint32_t rank() const { return Plan::kPair ? blockIdx.x % 2 : 0; }
   /// Of this CTA; the tile begins with the leader's.
   FA4_D int first_key() const { return tile.first_key + static_cast<int>(rank()) * Plan::kBlockN; }
 
@@ -80,67 +78,6 @@ struct BwdBlock {
 
   /// Keys behind the last have weights 0 in every block of queries: their dS meet keys in dq.
   FA4_D bool masks_all() const { return tile.first_key + Plan::kTileKeys > tile.k_length; }
-
-  template <BwdBar kBar>
-  static constexpr Holder kHolder = Plan::kBarriers.row[kBar].holder;
-
-  template <BwdBar kBar>
-  FA4_D static uint32_t bar_offset(int stage) {
-    constexpr int kFirst = Plan::kBarriers.first(kBar);
-    return Plan::kBarOffset + 8 * (kFirst + stage);
-  }
-  /// Where this CTA waits.
-  template <BwdBar kBar>
-  FA4_D uint32_t bar(int stage) const {
-    return address + bar_offset<kBar>(stage);
-  }
-  /// Where it signals.
-  template <BwdBar kBar>
-  FA4_D uint32_t signal_bar(int stage) const {
-    if constexpr (kHolder<kBar> == Holder::kPeer) {
-      return ptx::cluster_address(bar<kBar>(stage), rank() ^ 1);
-    } else if constexpr (kHolder<kBar> == Holder::kLeader) {
-      return ptx::cluster_address(bar<kBar>(stage), 0);
-    } else {
-      return bar<kBar>(stage);
-    }
-  }
-  template <BwdBar kBar>
-  FA4_D void wait(int stage, uint32_t parity) const {
-    constexpr const char* kName = Plan::kBarriers.row[kBar].name;
-    wait_parity(bar<kBar>(stage), parity, kName, stage);
-  }
-  template <BwdBar kBar>
-  FA4_D void arrive(int stage) const {
-    if constexpr (kHolder<kBar> == Holder::kOwn) {
-      ptx::mbarrier_arrive(bar<kBar>(stage));
-    } else if constexpr (kHolder<kBar> == Holder::kLeader) {
-      ptx::mbarrier_arrive_cluster(signal_bar<kBar>(stage));
-    } else {
-      for (uint32_t to = 0; to < 2; ++to)
-        ptx::mbarrier_arrive_cluster(ptx::cluster_address(bar<kBar>(stage), to));
-    }
-  }
-  /// When all products issued so far are complete.
-  template <BwdBar kBar>
-  FA4_D void commit(int stage) const {
-    if constexpr (kHolder<kBar> == Holder::kOwn) {
-      ptx::tcgen05_commit(bar<kBar>(stage));
-    } else {
-      ptx::tcgen05_commit_pair(bar<kBar>(stage));
-    }
-  }
-  /// The leader announces what all CTAs load, `bytes` each, by an arrival that counts for both.
-  template <BwdBar kBar>
-  FA4_D void announce(int stage, uint32_t bytes) const {
-    if (rank() == 0) ptx::mbarrier_arrive_expect_tx(bar<kBar>(stage), Plan::kCtas * bytes);
-  }
-  /// By a whole warp that is done: one lane arrives for all.
-  template <BwdBar kBar>
-  FA4_D void release(int stage) const {
-    __syncwarp();
-    if (ptx::elect_sync()) arrive<kBar>(stage);
-  }
 };
 
 /// One step: a block of queries of one head. Heads come one after the other, blocks upwards.

@@ -83,7 +83,7 @@ FA4_D void bwd_body(const BwdArgs& args) {
   uint32_t address = shared_address(shared);
   ptx::keep_here(address);  // a register, not three instructions wherever it is used
   auto& tile = *reinterpret_cast<KeyTile*>(shared + Plan::kTileOffset);
-  const BwdBlock<kConfig> block{args, tile, shared, address};
+  const BwdBlock<kConfig> block{{address}, args, tile, shared};
   const int warp = warp_index();
 
   if (threadIdx.x == 0) {

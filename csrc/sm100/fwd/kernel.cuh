@@ -58,8 +58,7 @@ FA4_D void fwd_body(const FwdArgs& args) {
   extern __shared__ __align__(1024) uint8_t shared[];
   uint32_t address = shared_address(shared);
   ptx::keep_here(address);  // a register, not three instructions wherever it is used
-  Block<kConfig> block{args, shared, address, address};
-  if constexpr (Plan::kPair) block.leader = ptx::cluster_address(address, 0);
+  const Block<kConfig> block{{address}, args, shared};
   const int warp = warp_index();
 
   if (threadIdx.x == 0) {

@@ -4,20 +4,18 @@
 #include "csrc/common/bwd_args.h"
 #include "csrc/sm90/bwd/plan.h"
 #include "flash_attn4/device/barriers.cuh"
-#include "flash_attn4/device/ptx/elect.cuh"
-#include "flash_attn4/device/ptx/mbarrier.cuh"
 
 namespace fa4::sm90 {
 
 /// The one argument of every role.
 template <BwdConfig kConfig>
-struct BwdBlock {
+struct BwdBlock : BlockBarriers<BwdPlan<kConfig>, BwdBar> {
   using Plan = BwdPlan<kConfig>;
+  using BlockBarriers<Plan, BwdBar>::address;
 
   const BwdArgs& args;
   const KeyTile& tile;  // in shared memory: registers are scarce
   uint8_t* shared;      // the block's shared memory, laid out by the plan
-  uint32_t address;     // of it, as PTX takes it
 
   FA4_D uint32_t k() const { return address + Plan::kKOffset; }
   FA4_D uint32_t v() const { return address + Plan::kVOffset; }
@@ -46,23 +44,6 @@ struct BwdBlock {
     return (head * static_cast<int>(args.acc_rows / 64) + tile.acc_row / 64) /
                (Plan::kBlockM / 64) +
            block;
-  }
-
-  template <BwdBar kBar>
-  FA4_D uint32_t bar(int stage) const {
-    constexpr int kFirst = Plan::kBarriers.first(kBar);
-    return address + Plan::kBarOffset + 8 * (kFirst + stage);
-  }
-  template <BwdBar kBar>
-  FA4_D void wait(int stage, uint32_t parity) const {
-    constexpr const char* kName = Plan::kBarriers.row[kBar].name;
-    wait_parity(bar<kBar>(stage), parity, kName, stage);
-  }
-  /// By a whole warp that is done with a buffer: one lane arrives for all.
-  template <BwdBar kBar>
-  FA4_D void release(int stage) const {
-    __syncwarp();
-    if (ptx::elect_sync()) ptx::mbarrier_arrive(bar<kBar>(stage));
   }
 };
 

@@ -25,7 +25,7 @@ FA4_D void bwd_body(const BwdArgs& args) {
   using Plan = BwdPlan<kConfig>;
   extern __shared__ __align__(1024) uint8_t shared[];
   auto& tile = *reinterpret_cast<KeyTile*>(shared + Plan::kTileOffset);
-  const BwdBlock<kConfig> block{args, tile, shared, shared_address(shared)};
+  const BwdBlock<kConfig> block{{shared_address(shared)}, args, tile, shared};
   const int warp = warp_index();
 
   if (threadIdx.x == 0) {

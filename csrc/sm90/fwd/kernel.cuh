@@ -38,7 +38,7 @@ template <FwdConfig kConfig>
 FA4_D void fwd_body(const FwdArgs& args) {
   using Plan = FwdPlan<kConfig>;
   extern __shared__ __align__(1024) uint8_t shared[];
-  const Block<kConfig> block{args, shared, shared_address(shared)};
+  const Block<kConfig> block{{shared_address(shared)}, args, shared};
   const int warp = warp_index();
 
   if (threadIdx.x == 0) {

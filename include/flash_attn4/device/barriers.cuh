@@ -1,8 +1,9 @@
-// Barriers of a plan on the device: set-up from the table, rings, waits.
+// Barriers of a plan on the device: set-up from the table, rings, waits, arrivals.
 #pragma once
 
 #include "flash_attn4/core/plan.h"
 #include "flash_attn4/device/device.cuh"
+#include "flash_attn4/device/ptx/elect.cuh"
 #include "flash_attn4/device/ptx/global.cuh"
 #include "flash_attn4/device/ptx/mbarrier.cuh"
 
@@ -78,5 +79,37 @@ FA4_D void init_barriers(uint32_t base) {
   }
   ptx::fence_mbarrier_init();
 }
+
+/// Plan::kBarriers as a block reaches its own; what roles see of their block begins with this.
+/// Bar: the plan's enum of them.
+template <class Plan, class Bar>
+struct BlockBarriers {
+  uint32_t address;  // of the block's shared memory, as PTX takes it
+
+  template <Bar kBar>
+  FA4_D static uint32_t bar_offset(int stage) {
+    constexpr int kFirst = Plan::kBarriers.first(kBar);
+    return Plan::kBarOffset + 8 * (kFirst + stage);
+  }
+  template <Bar kBar>
+  FA4_D uint32_t bar(int stage) const {
+    return address + bar_offset<kBar>(stage);
+  }
+  template <Bar kBar>
+  FA4_D void wait(int stage, uint32_t parity) const {
+    constexpr const char* kName = Plan::kBarriers.row[kBar].name;
+    wait_parity(bar<kBar>(stage), parity, kName, stage);
+  }
+  template <Bar kBar>
+  FA4_D void arrive(int stage) const {
+    ptx::mbarrier_arrive(bar<kBar>(stage));
+  }
+  /// By a whole warp that is done: one lane arrives for all.
+  template <Bar kBar>
+  FA4_D void release(int stage) const {
+    __syncwarp();
+    if (ptx::elect_sync()) arrive<kBar>(stage);
+  }
+};
 
 }  // namespace fa4
