@@ -183,10 +183,6 @@ BACKWARD_SM100_PAIR = [
     Survivor("reduce fence.mbarrier_init", (1,), OUT, CARRIED),
     Survivor("mma tcgen05.commit qt_empty", (2,), OUT, LAST),
     Survivor(f"mma {AFTER}", (7, 8), OUT, BESIDE),
-    *(
-        Survivor(f"load mbarrier.try_wait {name}", (1,), UNWAITED, FIRST)
-        for name in ("q_empty", "dout_empty", "doutt_empty")
-    ),
     Survivor("bar.warp.sync", (1,), OUT, MEETS),
     Survivor(f"compute {AFTER}", (7,), OUT, ALLOCATION),
 ]
