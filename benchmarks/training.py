@@ -137,7 +137,8 @@ def record_of(context: int, mode: str, results: Record) -> Record:
         "case": name_of(context, mode),
         "pass": "training",
         "parameters": results["parameters"],
-        "options": {k: v for k, v in results["options"].items() if k != "out"},  # a folder that is gone
+        # The folder of --out is gone by now.
+        "options": {name: x for name, x in results["options"].items() if name != "out"},
         "unigram_entropy": results["unigram_entropy"],
         "runs": runs,
         "ratio": runs[OURS]["tokens_per_second"] / runs[THEIRS]["tokens_per_second"],
