@@ -2,6 +2,7 @@
 #pragma once
 
 #include "csrc/common/bwd_args.h"
+#include "csrc/common/bwd_tile.cuh"
 #include "csrc/sm100/barriers.cuh"
 #include "csrc/sm100/bwd/plan.h"
 
@@ -78,23 +79,6 @@ struct BwdBlock : BwdBarriers<kConfig> {
 
   /// Keys behind the last have weights 0 in every block of queries: their dS meet keys in dq.
   FA4_D bool masks_all() const { return tile.first_key + Plan::kTileKeys > tile.k_length; }
-};
-
-/// One step: a block of queries of one head. Heads come one after the other, blocks upwards.
-struct BwdStep {
-  int head;
-  int block;
-
-  template <class Block>
-  FA4_D static BwdStep first(const Block& b) {
-    return {b.tile.kv_head * b.args.group, b.tile.blocks.first};
-  }
-  template <class Block>
-  FA4_D void advance(const Block& b) {
-    if (++block < b.tile.blocks.last) return;
-    block = b.tile.blocks.first;
-    ++head;
-  }
 };
 
 }  // namespace fa4::sm100

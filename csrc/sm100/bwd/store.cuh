@@ -1,29 +1,12 @@
 // SM100 backward: dk and dv of a tile of keys to memory.
 #pragma once
 
-#include "csrc/common/rows.cuh"
 #include "csrc/sm100/bwd/block.cuh"
 #include "flash_attn4/device/ptx/compiler.cuh"
 #include "flash_attn4/device/ptx/math.cuh"
 #include "flash_attn4/device/ptx/tcgen05.cuh"
 
 namespace fa4::sm100 {
-
-/// Where one of the gradients goes.
-struct GradientRows {
-  void* data;
-  Strides stride;
-  int columns;
-};
-
-template <BwdConfig kConfig>
-FA4_D GradientRows dk_rows(const BwdBlock<kConfig>& b) {
-  return {b.args.dk, b.args.dk_stride, b.args.head_dim};
-}
-template <BwdConfig kConfig>
-FA4_D GradientRows dv_rows(const BwdBlock<kConfig>& b) {
-  return {b.args.dv, b.args.dv_stride, b.args.head_dim_v};
-}
 
 /// Half of the kColumns columns of this warp's 32 keys, from tensor memory at `from`, scaled and rounded, to
 /// the tile at `offset` in shared memory.
@@ -96,22 +79,6 @@ FA4_D void store_gradients(const BwdBlock<kConfig>& b, int group, int warp, uint
     b.template release<kBwdDkvEmpty>(0);  // where the warp meets
   }
   store_rows<kD>(b, dk_rows(b), Plan::kDkStagedOffset, first_row, group * (kD / 2));
-}
-
-/// A tile whose keys no query sees. By all threads of the block.
-template <BwdConfig kConfig>
-FA4_D void store_no_gradients(const BwdBlock<kConfig>& b) {
-  using Plan = BwdPlan<kConfig>;
-  for (const GradientRows& to : {dk_rows(b), dv_rows(b)}) {
-    const int units = to.columns / 8;
-    const int64_t base = b.tile.batch * to.stride.batch + b.tile.kv_head * to.stride.head;
-    for (int unit = threadIdx.x; unit < Plan::kBlockN * units; unit += Plan::kThreads) {
-      const int key = b.first_key() + unit / units;
-      if (key >= b.tile.k_owned) continue;
-      store_unit(to.data, base + (b.tile.k_row + int64_t{key}) * to.stride.row + unit % units * 8,
-                 uint4{}, b.args.vector_store);
-    }
-  }
 }
 
 }  // namespace fa4::sm100

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "csrc/common/bwd_args.h"
+#include "csrc/common/bwd_tile.cuh"
 #include "csrc/sm90/bwd/plan.h"
 #include "flash_attn4/device/barriers.cuh"
 
@@ -16,6 +17,8 @@ struct BwdBlock : BlockBarriers<BwdPlan<kConfig>, BwdBar> {
   const BwdArgs& args;
   const KeyTile& tile;  // in shared memory: registers are scarce
   uint8_t* shared;      // the block's shared memory, laid out by the plan
+
+  FA4_D int first_key() const { return tile.first_key; }
 
   FA4_D uint32_t k() const { return address + Plan::kKOffset; }
   FA4_D uint32_t v() const { return address + Plan::kVOffset; }
@@ -44,23 +47,6 @@ struct BwdBlock : BlockBarriers<BwdPlan<kConfig>, BwdBar> {
     return (head * static_cast<int>(args.acc_rows / 64) + tile.acc_row / 64) /
                (Plan::kBlockM / 64) +
            block;
-  }
-};
-
-/// One step: a block of queries of one head. Heads come one after the other, blocks upwards.
-struct BwdStep {
-  int head;
-  int block;
-
-  template <class Block>
-  FA4_D static BwdStep first(const Block& b) {
-    return {b.tile.kv_head * b.args.group, b.tile.blocks.first};
-  }
-  template <class Block>
-  FA4_D void advance(const Block& b) {
-    if (++block < b.tile.blocks.last) return;
-    block = b.tile.blocks.first;
-    ++head;
   }
 };
 

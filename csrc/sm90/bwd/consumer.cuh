@@ -153,7 +153,7 @@ struct BwdConsumer {
     Interval queries[kRows];
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
-      queries[row] = b.tile.queries_of(b.tile.first_key + fragment_row(consumer, warp, lane, row));
+      queries[row] = b.tile.queries_of(b.first_key() + fragment_row(consumer, warp, lane, row));
     }
     mask_scores<kM>(s, queries, step.block * kM, lane);
   }
@@ -248,7 +248,7 @@ struct BwdConsumer {
   }
   FA4_D void wait_keys() {
     b.template wait<kBwdKvFull>(0, 0);
-    const int left = b.tile.k_length - b.tile.first_key;
+    const int left = b.tile.k_length - b.first_key();
     if (b.args.clear_key_tail && left < Plan::kBlockN) {
       clear_rows(Plan::kKOffset, Plan::kVOffset, Plan::key_layout(), left, Plan::kBlockN);
     }

@@ -15,7 +15,7 @@ FA4_D int tiles_before(const BwdBlock<kConfig>& b, int query_block) {
   const int query = query_block * Plan::kBlockM;
   const BlockRange tiles = kv_range(query, query + Plan::kBlockM, Plan::kBlockN, b.tile.q_length,
                                     b.tile.k_length, t.window);
-  const int tile = b.tile.first_key / Plan::kBlockN;
+  const int tile = b.first_key() / Plan::kBlockN;
   return t.order.descending ? tiles.last - 1 - tile : tile - tiles.first;
 }
 

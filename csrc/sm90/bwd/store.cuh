@@ -1,20 +1,12 @@
 // SM90 backward: dk and dv of a tile of keys to memory.
 #pragma once
 
-#include "csrc/common/rows.cuh"
 #include "csrc/sm90/bwd/block.cuh"
 #include "csrc/sm90/fragments.cuh"
 #include "flash_attn4/device/ptx/compiler.cuh"
 #include "flash_attn4/device/ptx/named_barrier.cuh"
 
 namespace fa4::sm90 {
-
-/// Where one of the gradients goes.
-struct GradientRows {
-  void* data;
-  Strides stride;
-  int columns;
-};
 
 /// 16 bytes per lane, from this warp's 16 rows of the tile at `offset` in shared memory. Rows that
 /// do not count are 0. By a whole warp, which has staged them.
@@ -27,7 +19,7 @@ FA4_D void store_rows(const BwdBlock<kConfig>& b, const GradientRows& to, uint32
   const int64_t base = b.tile.batch * to.stride.batch + b.tile.kv_head * to.stride.head;
 #pragma unroll 1
   for (int row = first_row + lane_index() / kUnits; row < first_row + 16; row += 32 / kUnits) {
-    const int key = b.tile.first_key + row;
+    const int key = b.first_key() + row;
     if (key >= b.tile.k_owned || column >= to.columns) continue;
     const uint4 unit =
         *reinterpret_cast<const uint4*>(b.shared + offset + Plan::key_layout().offset(row, column));
@@ -50,15 +42,6 @@ FA4_D void stage_rows(const BwdBlock<kConfig>& b, const float (&x)[BwdPlan<kConf
   __syncwarp();  // staged by all lanes
 }
 
-template <BwdConfig kConfig>
-FA4_D GradientRows dk_rows(const BwdBlock<kConfig>& b) {
-  return {b.args.dk, b.args.dk_stride, b.args.head_dim};
-}
-template <BwdConfig kConfig>
-FA4_D GradientRows dv_rows(const BwdBlock<kConfig>& b) {
-  return {b.args.dv, b.args.dv_stride, b.args.head_dim_v};
-}
-
 /// Of one consumer, when all its products have been waited for. Rows are staged over K and V.
 template <BwdConfig kConfig>
 FA4_D void store_gradients(const BwdBlock<kConfig>& b, int consumer, int warp,
@@ -74,22 +57,6 @@ FA4_D void store_gradients(const BwdBlock<kConfig>& b, int consumer, int warp,
   ptx::bar_sync(kBwdBoth, 128 * Plan::kConsumers);  // dq of both has read all of K
   stage_rows(b, dk, b.args.softmax_scale, Plan::kKOffset, first_row);
   store_rows(b, dk_rows(b), Plan::kKOffset, first_row);
-}
-
-/// A tile whose keys no query sees. By all threads of the block.
-template <BwdConfig kConfig>
-FA4_D void store_no_gradients(const BwdBlock<kConfig>& b) {
-  using Plan = BwdPlan<kConfig>;
-  for (const GradientRows& to : {dk_rows(b), dv_rows(b)}) {
-    const int units = to.columns / 8;
-    const int64_t base = b.tile.batch * to.stride.batch + b.tile.kv_head * to.stride.head;
-    for (int unit = threadIdx.x; unit < Plan::kBlockN * units; unit += Plan::kThreads) {
-      const int key = b.tile.first_key + unit / units;
-      if (key >= b.tile.k_owned) continue;
-      store_unit(to.data, base + (b.tile.k_row + int64_t{key}) * to.stride.row + unit % units * 8,
-                 uint4{}, b.args.vector_store);
-    }
-  }
 }
 
 }  // namespace fa4::sm90
