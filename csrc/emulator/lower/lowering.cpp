@@ -53,7 +53,7 @@ Variables::Variables(const ptx::Module& module) {
     if (storage_.back() == nullptr) throw std::bad_alloc();
     const auto raw = reinterpret_cast<uint64_t>(storage_.back().get());
     const uint64_t begin = (raw + align - 1) / align * align;
-    std::memcpy(reinterpret_cast<void*>(begin), symbol.initial.data(), symbol.initial.size());
+    std::ranges::copy(symbol.initial, reinterpret_cast<uint8_t*>(begin));
     address_[index] = begin;
     ranges_.emplace_back(begin, begin + symbol.bytes);
   };
