@@ -51,7 +51,7 @@ class ByteCopy : public Operation {
   ByteCopy(std::vector<uint8_t> data, Delivery to, uint64_t* counter)
       : data_(std::move(data)), to_(std::move(to)), counter_(counter) {}
   void read() override {
-    if (from_ != nullptr) std::memcpy(data_.data(), from_, data_.size());
+    if (from_ != nullptr) std::copy_n(from_, data_.size(), data_.begin());
   }
   void write() override {
     for (const SharedPlace& target : to_.targets) {
@@ -59,7 +59,7 @@ class ByteCopy : public Operation {
       if (reduces_) {
         reduce_bytes(bytes, data_.data(), data_.size(), type_, op_);
       } else {
-        std::memcpy(bytes, data_.data(), data_.size());
+        std::ranges::copy(data_, bytes);
       }
     }
     if (counter_ != nullptr) *counter_ += data_.size();
@@ -171,13 +171,13 @@ class ByteStore : public GroupedCopy {
   }
 
  protected:
-  void take() override { std::memcpy(data_.data(), from_, data_.size()); }
+  void take() override { std::copy_n(from_, data_.size(), data_.begin()); }
   void put() override {
     if (kind_.reduces) {
       reduce_bytes(to_, data_.data(), data_.size(), kind_.type, kind_.op);
       cluster_.statistics.reduce_bytes += data_.size();
     } else {
-      std::memcpy(to_, data_.data(), data_.size());
+      std::ranges::copy(data_, to_);
       cluster_.statistics.global_store_bytes += data_.size();
     }
   }
