@@ -2,6 +2,7 @@
 # make test        builds everything and runs a sample of the test matrices
 # make test-full   the whole matrices
 # make sanitize    C++ tests and wrong PTX under sanitizers of addresses, behaviour and threads
+# make sanitize-emulator   the emulator's Python tests under those of addresses and behaviour
 # make test-blackwell   on a B200 or B300: builds, runs the tests there, writes a report
 # make lint        formatting and types, as pre-commit runs them
 # make check-aarch64   compiles the op library for 64-bit Arm (needs a cross compiler)
@@ -13,7 +14,7 @@ CTEST = PATH="$(CURDIR)/$(BIN):$$PATH" ctest --test-dir build/cmake-$$($(BIN)/py
 # What GPU kernels serve, through the launch code and the kernels that a GPU would get.
 ON_EMULATED_GPU = tests/ops tests/gpu/test_fwd_lengths.py
 
-.PHONY: build demo test test-full sanitize test-blackwell lint check-aarch64 clean
+.PHONY: build demo test test-full sanitize sanitize-emulator test-blackwell lint check-aarch64 clean
 
 build:
 	@$(PYTHON) tools/bootstrap.py
@@ -45,6 +46,10 @@ sanitize: build
 	FA4_FUZZ_EXTENSION=$$(echo build/sanitize-address/_C.*.so) ASAN_OPTIONS=detect_leaks=0 \
 	FA4_FUZZ_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 		$(BIN)/python tests/emulator/ptx_fuzz.py --seconds 120
+
+sanitize-emulator:
+	@$(PYTHON) tools/bootstrap.py --tests
+	$(BIN)/python tools/sanitize_emulator.py
 
 # The tests run on the first GPU.
 test-blackwell:
