@@ -5,17 +5,24 @@
 --device cuda                 the GPU
 
 @pytest.mark.archs("sm100") names what a test supports; without it that is both.
+
+Each of CUTLASS's kernels compiles for half a minute or more: that begins with the first test of the
+emulator and goes on beside all others, and the tests that want them come last.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import machines
 import pytest
 
 ARCHS = ("sm90", "sm100")
+CUTLASS_TESTS = Path(__file__).with_name("test_cutlass_gemm.py")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,6 +34,27 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     if parent is not None:
         sys.modules["conftest"] = parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path == CUTLASS_TESTS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_ahead(request: pytest.FixtureRequest) -> None:
+    items = [item for item in request.session.items if item.path == CUTLASS_TESTS]
+    params = [item.callspec.params for item in items if hasattr(item, "callspec")]
+    variants = dict.fromkeys(values["variant"] for values in params if "variant" in values)
+    threading.Thread(target=_compile, args=([*variants],), daemon=True).start()
+
+
+def _compile(variants: list[Any]) -> None:
+    import cutlass_gemm
+
+    # A test that wants a kernel builds it again, and tells what is wrong.
+    with contextlib.suppress(cutlass_gemm.Unavailable, RuntimeError):
+        for variant in variants:
+            cutlass_gemm.build(variant)
 
 
 def supported(node: pytest.Item) -> tuple[str, ...]:
