@@ -42,6 +42,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _compile_ahead(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--device") != "cpu":
+        return  # those tests are skipped
     items = [item for item in request.session.items if item.path == CUTLASS_TESTS]
     params = [item.callspec.params for item in items if hasattr(item, "callspec")]
     variants = dict.fromkeys(values["variant"] for values in params if "variant" in values)
